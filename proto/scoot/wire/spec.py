@@ -1,0 +1,249 @@
+"""The study specification: what a user asks for, typed and frozen.
+
+These structs are the study file's schema (docs/study-file.md documents every key), the payload of CreateStudy, and what
+the coordinator stores. `scoot.wire.study_file` parses TOML into them; meaning that needs more than one field is checked
+there and in `scoot.coordinator.space`. Durations are seconds, rates are requests per second, lengths are tokens.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+Scalar = bool | int | float | str
+"""A parameter's value. bool is not an int here: True and 1 are different values."""
+
+Config = dict[str, Scalar]
+"""A configuration: parameter name -> value. Absent parameters are left to the engine's own default."""
+
+SPEC_SCHEMA = 1
+
+
+class _Spec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Base: immutable, and unknown keys are refused."""
+
+
+class ParameterKind(StrEnum):
+    """The type of a parameter."""
+
+    INT = "int"
+    FLOAT = "float"
+    BOOL = "bool"
+    ENUM = "enum"
+
+
+class Scale(StrEnum):
+    """How a numeric range is spread over the unit interval. POW2 takes powers of two only."""
+
+    LINEAR = "linear"
+    LOG = "log"
+    POW2 = "pow2"
+
+
+class Parameter(_Spec, frozen=True, kw_only=True):
+    """One dimension of the search space.
+
+    Attributes:
+        name: the engine's own name in snake case, `max_num_seqs`.
+        kind: key `type` in the file.
+        low, high: inclusive range of an int or float.
+        step: an int's values are multiples of it (`low` and `high` are rounded inwards).
+        scale: see Scale.
+        choices: values of an enumeration, in order; of an int too, when only some values make sense.
+        default: the value of trial 0. Left out, the flag is not passed and the engine's own default is used.
+    """
+
+    name: str
+    kind: ParameterKind = msgspec.field(name="type")
+    low: float | None = None
+    high: float | None = None
+    step: int | None = None
+    scale: Scale = Scale.LINEAR
+    choices: tuple[Scalar, ...] = ()
+    default: Scalar | None = None
+
+
+class Service(_Spec, frozen=True, kw_only=True):
+    """What is served, on what.
+
+    Attributes:
+        engine: adapter name an agent offers: "vllm", "mock".
+        model: path or name of the model, as the agent sees it.
+        device: kind of device: "gpu" (any), "cpu", or a product name such as "H200" that an agent's inventory shows.
+        devices: devices every trial occupies. At tensor-parallel degree t they run devices/t replicas behind
+            least-outstanding routing (SCOOT section 5.1). Left out, a trial takes t x `replicas` devices.
+        replicas: replicas when `devices` is left out.
+        max_model_len: longest context served, tokens; requests are clipped to it. Passed to the engine.
+        options: fixed engine flags, not tuned (snake case, typed), subject to the agent's allow-list.
+        env: environment variables for the engine, subject to the agent's allow-list.
+    """
+
+    engine: str
+    model: str
+    device: str = "gpu"
+    devices: int | None = None
+    replicas: int = 1
+    max_model_len: int | None = None
+    options: dict[str, Scalar] = {}
+    env: dict[str, str] = {}
+
+
+class ArrivalProcess(StrEnum):
+    """How intended starts are drawn."""
+
+    POISSON = "poisson"
+    GAMMA = "gamma"
+    CONSTANT = "constant"
+    TRACE = "trace"
+    CLOSED = "closed"
+
+
+class Arrivals(_Spec, frozen=True, kw_only=True):
+    """The arrival process.
+
+    Attributes:
+        process: see ArrivalProcess.
+        rate: mean requests per second (poisson, gamma, constant).
+        cv: coefficient of variation of gamma gaps; 1 is Poisson.
+        users: users of a closed loop; each sends its next request when the last is answered.
+        time_scale: trace replay: a gap of 1 s in the trace lasts this many seconds.
+    """
+
+    process: ArrivalProcess = ArrivalProcess.POISSON
+    rate: float | None = None
+    cv: float | None = None
+    users: int | None = None
+    time_scale: float = 1.0
+
+
+class Selection(StrEnum):
+    """Which rows of a trace are used. LONGEST_HALF: outputs at or above the median (SCOOT section 5.1)."""
+
+    ALL = "all"
+    LONGEST_HALF = "longest_half"
+
+
+class Workload(_Spec, frozen=True, kw_only=True):
+    """The requests and when they arrive.
+
+    Attributes:
+        profile: built-in workload ("SQL", "BOT", "CLS", "REC", "AZURE_CONV"); exclusive with `trace`.
+        trace: path of a trace file on the machine that runs scootctl, relative to the study file.
+        format: trace format; "auto" looks at the first row.
+        select: see Selection.
+        length_scale: input and output lengths are multiplied by it, rounded, at least 1.
+        max_requests: at most so many distinct rows are kept (the first, in trace order).
+        arrivals: see Arrivals.
+        duration_s: length of the measured window of arrivals.
+        warm_up_s: load before it, from the same process, not measured.
+        request_timeout_s: a request unfinished so long after its intended start counts as failed.
+        drain_s: longest wait for outstanding requests after the last arrival.
+        seed: draws arrivals, order and prompt tokens.
+    """
+
+    profile: str | None = None
+    trace: str | None = None
+    format: str = "auto"
+    select: Selection = Selection.LONGEST_HALF
+    length_scale: float = 1.0
+    max_requests: int | None = None
+    arrivals: Arrivals = Arrivals()
+    duration_s: float = 100.0
+    warm_up_s: float = 10.0
+    request_timeout_s: float = 300.0
+    drain_s: float = 300.0
+    seed: int = 0
+
+
+class Objective(_Spec, frozen=True, kw_only=True):
+    """One thing to optimise. The direction follows from the metric (docs/measurement.md lists them)."""
+
+    metric: str
+
+
+class Budget(_Spec, frozen=True, kw_only=True):
+    """How much may be spent.
+
+    Attributes:
+        trials: trials, the default configuration and infeasible ones included.
+        parallelism: trials in flight at once.
+        max_attempts: executions of one trial before HOST and HARNESS trouble makes it FAILED.
+        ask_deadline_s: the optimizer answers within it or Sobol points are used instead.
+    """
+
+    trials: int = 30
+    parallelism: int = 1
+    max_attempts: int = 3
+    ask_deadline_s: float = 60.0
+
+
+class Confirm(_Spec, frozen=True, kw_only=True):
+    """The re-test after the budget: best and default, each under the same `arrival_orders` orders. 0 leaves it out."""
+
+    arrival_orders: int = 3
+
+
+class Optimizer(_Spec, frozen=True, kw_only=True):
+    """Which optimizer suggests, and its seed."""
+
+    method: str = "sobol"
+    seed: int = 0
+
+
+class Limits(_Spec, frozen=True, kw_only=True):
+    """When an attempt is cut off, and when its measurement is not believed.
+
+    Attributes:
+        start_timeout_s: engine start to ready.
+        stall_timeout_s: no token from any stream for so long under load means the engine hangs.
+        lateness_p99_ms: dispatch lateness at p99 above it: LOAD_LATE.
+        client_cpu_share: CPU share of one core used by the load process above it: CLIENT_SATURATED.
+        clock_step_ms: wall clock moved against the monotonic one by more: CLOCK_STEPPED.
+        min_requests: fewer completed measured requests: TOO_FEW_REQUESTS.
+        max_failed_share: failed requests over sent, above it the configuration is infeasible.
+    """
+
+    start_timeout_s: float = 900.0
+    stall_timeout_s: float = 60.0
+    lateness_p99_ms: float = 50.0
+    client_cpu_share: float = 0.9
+    clock_step_ms: float = 50.0
+    min_requests: int = 20
+    max_failed_share: float = 0.01
+
+
+class WorkloadFacts(_Spec, frozen=True, kw_only=True):
+    """What resolving the workload found: filled in by scootctl, shown in the report, empty in a study file.
+
+    Attributes:
+        sha256: digest of the blob of normalised requests.
+        requests: rows in it.
+        input_p50, input_max, output_p50, output_max: lengths in tokens, after scaling and clipping.
+        notes: one sentence per thing that was done to the trace (selection, scaling, clipping).
+    """
+
+    sha256: str
+    requests: int
+    input_p50: int
+    input_max: int
+    output_p50: int
+    output_max: int
+    notes: tuple[str, ...] = ()
+
+
+class StudySpec(_Spec, frozen=True, kw_only=True):
+    """A whole study. `workload_facts` is set exactly when the workload has been resolved."""
+
+    name: str
+    service: Service
+    workload: Workload
+    parameters: tuple[Parameter, ...]
+    objectives: tuple[Objective, ...]
+    schema: int = SPEC_SCHEMA
+    constraints: tuple[str, ...] = ()
+    budget: Budget = Budget()
+    confirm: Confirm = Confirm()
+    optimizer: Optimizer = Optimizer()
+    limits: Limits = Limits()
+    workload_facts: WorkloadFacts | None = None
