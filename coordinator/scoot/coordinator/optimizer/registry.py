@@ -1,0 +1,40 @@
+"""Which optimizers there are. Naming one imports nothing heavy: its module is imported when it is first used."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Collection
+from types import MappingProxyType
+from typing import Final, cast
+
+from scoot.coordinator.optimizer.base import Method
+from scoot.wire.errors import UserError
+
+METHODS: Final = MappingProxyType({"sobol": "scoot.coordinator.optimizer.sobol:suggest"})
+"""Name in a study file -> "module:function" of its Method."""
+
+
+def check_method(name: str, known: Collection[str] = METHODS.keys()) -> None:
+    """Refuse an unknown method.
+
+    Raises:
+        UserError: with the known ones, and the nearest of them.
+    """
+    if name in known:
+        return
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"known methods: {', '.join(sorted(known))}"
+    message = f"unknown optimizer {name!r}" + (f"; known methods: {', '.join(sorted(known))}" if near else "")
+    raise UserError(message, key="optimizer.method", hint=hint)
+
+
+def load_method(name: str) -> Method:
+    """The optimizer called `name`.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    check_method(name)
+    module, _, function = METHODS[name].partition(":")
+    return cast("Method", getattr(importlib.import_module(module), function))

@@ -1,0 +1,86 @@
+"""Optimizers that fail, each in its own way: for testing deadlines, crashes and memory limits on the real worker.
+
+They exist only where the environment says SCOOT_SOLVER_FAULTS=1, which no installation of SCOOT sets.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
+from scoot.coordinator.optimizer.base import Ask, Method, Suggestion
+
+ENVIRONMENT: Final = "SCOOT_SOLVER_FAULTS"
+
+
+def faults(environ: Mapping[str, str]) -> Mapping[str, Method]:
+    """The failing methods by name; none unless the environment asks for them."""
+    return _FAULTS if environ.get(ENVIRONMENT) == "1" else MappingProxyType({})
+
+
+def _hang(ask: Ask) -> tuple[Suggestion, ...]:
+    del ask
+    threading.Event().wait()
+    return ()
+
+
+def _crash(ask: Ask) -> tuple[Suggestion, ...]:
+    del ask
+    sys.stderr.write("about to crash on purpose\n")
+    sys.stderr.flush()
+    os.abort()
+
+
+def _error(ask: Ask) -> tuple[Suggestion, ...]:
+    raise ArithmeticError(f"failing on purpose for {ask.n} suggestions")
+
+
+def _garbage(ask: Ask) -> tuple[Suggestion, ...]:
+    """Write into the protocol's own pipe, whichever descriptor the worker keeps it at."""
+    del ask
+    for descriptor in range(3, 64):
+        try:
+            os.write(descriptor, b"this is no JSON\n")
+        except OSError:
+            continue
+    return ()
+
+
+def _chatter(ask: Ask) -> tuple[Suggestion, ...]:
+    """Print to standard output, as a careless library does, and then answer properly."""
+    from scoot.coordinator.optimizer.sobol import suggest
+
+    sys.stdout.write("a library's greeting\n")
+    sys.stdout.flush()
+    os.write(1, b"and one past Python's own buffers\n")
+    return suggest(ask)
+
+
+def _out_of_memory(ask: Ask) -> tuple[Suggestion, ...]:
+    """Take memory until there is none: the worker's limit has to end it, not the machine's."""
+    del ask
+    taken: list[bytearray] = []
+    while True:
+        taken.append(bytearray(64 * 1024 * 1024))
+
+
+def _infeasible(ask: Ask) -> tuple[Suggestion, ...]:
+    """Break the contract: a configuration that is none."""
+    return tuple(Suggestion(config={"no_such_parameter": 1}, source="fault") for _ in range(ask.n))
+
+
+_FAULTS: Final[Mapping[str, Method]] = MappingProxyType(
+    {
+        "fault-hang": _hang,
+        "fault-crash": _crash,
+        "fault-error": _error,
+        "fault-garbage": _garbage,
+        "fault-chatter": _chatter,
+        "fault-out-of-memory": _out_of_memory,
+        "fault-infeasible": _infeasible,
+    }
+)
