@@ -1,0 +1,325 @@
+"""What a report says, as text, before any format: the headline, and rows for its tables. Pure."""
+
+from __future__ import annotations
+
+import msgspec
+
+from scoot.coordinator.objective.metric import Direction
+from scoot.coordinator.report.command import flat_line, scalar_text, shell_line
+from scoot.coordinator.report.results import Improvement, ObjectiveInfo, Results, TrialResult
+from scoot.coordinator.report.text import bound, moment, number, one_line, percent, quantity, seconds
+from scoot.coordinator.study.state import TrialKind
+from scoot.wire.spec import ArrivalProcess, Workload
+
+
+class _Value(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of immutable values."""
+
+
+class Row(_Value, frozen=True, kw_only=True):
+    """A name and what it is."""
+
+    name: str
+    text: str
+
+
+class SloRow(_Value, frozen=True, kw_only=True):
+    """One objective of the SLO table; `default` and `ratio` are empty without a default to compare with."""
+
+    label: str
+    promise: str
+    per_order: str
+    median: str
+    default: str
+    ratio: str
+
+
+class TrialRow(_Value, frozen=True, kw_only=True):
+    """One line of the table of trials.
+
+    Attributes:
+        mark: "best", "front", "default", "confirms N" or "".
+        values: of the parameters, then of the objectives, in the order of the columns.
+        reason: for those without success, with who is to blame.
+        cause: the root-cause line.
+        took: seconds of the deciding attempt, by phase in `phases`.
+    """
+
+    number: int
+    mark: str
+    source: str
+    parameters: tuple[str, ...]
+    values: tuple[str, ...]
+    state: str
+    reason: str
+    cause: str
+    attempts: int
+    took: str
+    phases: str
+
+
+class Summary(_Value, frozen=True, kw_only=True):
+    """Everything the pages show, in their order.
+
+    Attributes:
+        verdict: the answer in a sentence.
+        flags: the tuned flags to run with, on a line; "" where there is nothing to run.
+        command: the whole command, to paste; "" where it is not known.
+        promises: bounds of the SLO; empty while nothing is confirmed.
+        gains: per objective, against the default; `gains_basis` says how they were measured.
+    """
+
+    title: str
+    status: str
+    verdict: str
+    flags: str
+    command: str
+    promises: tuple[str, ...]
+    gains: tuple[str, ...]
+    gains_basis: str
+    slo: tuple[SloRow, ...]
+    parameters: tuple[str, ...]
+    objectives: tuple[str, ...]
+    trials: tuple[TrialRow, ...]
+    service: tuple[Row, ...]
+    workload: tuple[Row, ...]
+    provenance: tuple[Row, ...]
+
+
+def summarise(results: Results) -> Summary:
+    """The text of a report."""
+    gains, basis = _gains(results)
+    return Summary(
+        title=one_line(results.name),
+        status=_status(results),
+        verdict=_verdict(results),
+        flags=_flags(results),
+        command="" if results.best is None else shell_line(results.best.command, results.best.env),
+        promises=_promises(results),
+        gains=gains,
+        gains_basis=basis,
+        slo=_slo_rows(results),
+        parameters=tuple(parameter.name for parameter in results.spec.parameters),
+        objectives=tuple(f"{objective.label} ({objective.unit})" for objective in results.objectives),
+        trials=tuple(_trial_row(results, trial) for trial in results.trials),
+        service=_service_rows(results),
+        workload=_workload_rows(results),
+        provenance=_provenance_rows(results),
+    )
+
+
+def _status(results: Results) -> str:
+    counts = results.counts
+    parts = [f"{counts.succeeded} succeeded", f"{counts.infeasible} infeasible"]
+    parts += [f"{n} {name}" for n, name in ((counts.failed, "failed"), (counts.cancelled, "cancelled")) if n]
+    parts += [f"{n} {name}" for n, name in ((counts.running, "running"), (counts.pending, "waiting")) if n]
+    return f"{results.state.lower()}: of {counts.budget} trials {', '.join(parts)}"
+
+
+def _verdict(results: Results) -> str:
+    best = results.best
+    if best is None:
+        ended = results.counts.succeeded + results.counts.infeasible + results.counts.failed
+        if not ended:
+            return "No trial has ended, so there is no configuration to recommend."
+        return f"Nothing met: none of the {ended} trials that ended succeeded. There is no configuration to recommend."
+    if best.trial == 0:
+        what = "Keep the engine's default configuration: no trial is better"
+    else:
+        what = f"Run the configuration of trial {best.trial}"
+    return f"{what}." if results.final else f"{what} - so far; the study is not over."
+
+
+def _flags(results: Results) -> str:
+    best = results.best
+    if best is None:
+        return ""
+    if best.flags:
+        return flat_line(best.flags)
+    if best.trial == 0 and not best.config:
+        return ""
+    return " ".join(f"{name}={scalar_text(value)}" for name, value in best.config.items())
+
+
+def _promises(results: Results) -> tuple[str, ...]:
+    if results.slo is None:
+        return ()
+    return tuple(
+        bound(promise.bound, objective)
+        for promise, objective in zip(results.slo.promise, results.objectives, strict=True)
+    )
+
+
+def _gains(results: Results) -> tuple[tuple[str, ...], str]:
+    """Lines about the improvement over the default, and what they rest on: paired orders where there are any."""
+    best = results.best
+    if best is None or best.trial == 0:
+        return (), ""
+    slo = results.slo
+    if slo is not None and slo.paired and slo.default is not None and slo.best.confirms == best.trial:
+        lines = [
+            _gain_line(objective, theirs.median, ours.median)
+            for objective, ours, theirs in zip(
+                results.objectives, slo.best.objectives, slo.default.objectives, strict=True
+            )
+        ]
+        return tuple(lines), f"medians over {len(slo.seeds)} arrival orders, the same ones for both"
+    if not best.improvement:
+        return (), ""
+    return tuple(
+        _gain_line(objective, gain.default, gain.best)
+        for objective, gain in zip(results.objectives, best.improvement, strict=True)
+    ), "one arrival order each"
+
+
+def _gain_line(objective: ObjectiveInfo, default: float, best: float) -> str:
+    sign = Improvement(metric=objective.metric, direction=objective.direction, default=default, best=best, percent=None)
+    return f"{objective.label}: {number(default)} → {quantity(best, objective.unit)} ({_change(sign)})"
+
+
+def _change(gain: Improvement) -> str:
+    """The change in the value's own sense, and whether that is good."""
+    if gain.default == 0:
+        return "default is 0"
+    change = 100.0 * (gain.best - gain.default) / abs(gain.default)
+    if change == 0:
+        return "the same"
+    good = (change < 0) == (gain.direction is Direction.MINIMISE)
+    return f"{percent(change)}, {'better' if good else 'worse'}"
+
+
+def _slo_rows(results: Results) -> tuple[SloRow, ...]:
+    slo = results.slo
+    if slo is None:
+        return ()
+    rows = []
+    for position, objective in enumerate(results.objectives):
+        ours = slo.best.objectives[position]
+        paired = slo.paired[position] if slo.paired else None
+        default = slo.default.objectives[position] if slo.default is not None and slo.paired else None
+        rows.append(
+            SloRow(
+                label=f"{objective.label} ({objective.unit})",
+                promise=bound(ours.worst, objective).removeprefix(f"{objective.label} "),
+                per_order=", ".join(number(value) for value in ours.per_order),
+                median=number(ours.median),
+                default="" if default is None else ", ".join(number(value) for value in default.per_order),
+                ratio="" if paired is None else ", ".join(number(ratio) for ratio in paired.ratios),
+            )
+        )
+    return tuple(rows)
+
+
+def _trial_row(results: Results, trial: TrialResult) -> TrialRow:
+    parameters = [parameter.name for parameter in results.spec.parameters]
+    reason = f"{trial.reason} (blame: {trial.blame})" if trial.reason is not None else ""
+    return TrialRow(
+        number=trial.number,
+        mark=_mark(results, trial),
+        source=trial.source,
+        parameters=tuple(_parameter_text(trial, name) for name in parameters),
+        values=tuple(number(value) for value in trial.values)
+        if trial.values is not None
+        else ("-",) * len(results.objectives),
+        state=trial.state.value,
+        reason=reason,
+        cause=one_line(trial.message),
+        attempts=trial.attempts,
+        took=seconds(sum(phase.seconds for phase in trial.phases)) if trial.phases else "-",
+        phases=", ".join(f"{phase.phase} {seconds(phase.seconds)}" for phase in trial.phases),
+    )
+
+
+def _parameter_text(trial: TrialResult, name: str) -> str:
+    """What was asked, and what the engine made of it where that differs; "default (16)" where it was left to it."""
+    used = trial.effective_config.get(name)
+    if name not in trial.config:
+        return "default" if used is None else f"default ({scalar_text(used)})"
+    asked = scalar_text(trial.config[name])
+    return asked if used is None or used == trial.config[name] else f"{asked} (used {scalar_text(used)})"
+
+
+def _mark(results: Results, trial: TrialResult) -> str:
+    if trial.confirms is not None:
+        return f"confirms {trial.confirms}"
+    if results.best is not None and trial.number == results.best.trial:
+        return "best"
+    if trial.kind is TrialKind.DEFAULT:
+        return "default"
+    return "front" if any(member.trial == trial.number for member in results.front) else ""
+
+
+def _service_rows(results: Results) -> tuple[Row, ...]:
+    service = results.spec.service
+    versions = ", ".join(results.engine.versions)
+    rows = [
+        Row(name="engine", text=f"{service.engine} {versions}".strip()),
+        Row(name="model", text=one_line(service.model)),
+        Row(name="device", text=service.device if service.devices is None else f"{service.devices} x {service.device}"),
+    ]
+    if service.max_model_len is not None:
+        rows.append(Row(name="longest context", text=f"{service.max_model_len:,} tokens"))
+    if service.options:
+        text = ", ".join(f"{name} = {scalar_text(value)}" for name, value in service.options.items())
+        rows.append(Row(name="fixed options", text=text))
+    if service.env:
+        text = ", ".join(f"{name}={one_line(value)}" for name, value in service.env.items())
+        rows.append(Row(name="environment", text=text))
+    if results.spec.constraints:
+        rows.append(Row(name="known constraints", text="; ".join(one_line(c) for c in results.spec.constraints)))
+    return tuple(rows)
+
+
+def _workload_rows(results: Results) -> tuple[Row, ...]:
+    workload, facts = results.spec.workload, results.spec.workload_facts
+    source = f"trace {workload.trace}" if workload.trace is not None else f"built-in profile {workload.profile}"
+    rows = [Row(name="requests from", text=one_line(source))]
+    if facts is not None:
+        rows += [
+            Row(name="distinct requests", text=f"{facts.requests:,}"),
+            Row(name="input length", text=f"median {facts.input_p50:,}, longest {facts.input_max:,} tokens"),
+            Row(name="output length", text=f"median {facts.output_p50:,}, longest {facts.output_max:,} tokens"),
+        ]
+    rows += [
+        Row(name="arrivals", text=_arrivals_text(workload)),
+        Row(
+            name="stress test",
+            text=f"{seconds(workload.duration_s)} measured after {seconds(workload.warm_up_s)} of warm-up",
+        ),
+        Row(name="request timeout", text=seconds(workload.request_timeout_s)),
+    ]
+    return tuple(rows)
+
+
+def _arrivals_text(workload: Workload) -> str:
+    arrivals = workload.arrivals
+    rate = f" at {arrivals.rate:g} req/s" if arrivals.rate is not None else ""
+    match arrivals.process:
+        case ArrivalProcess.GAMMA:
+            return f"open loop, gamma{rate}" + (f", CV {arrivals.cv:g}" if arrivals.cv is not None else "")
+        case ArrivalProcess.TRACE:
+            return f"open loop, the trace's own{rate}, gaps x {arrivals.time_scale:g}"
+        case ArrivalProcess.CLOSED:
+            return f"closed loop, {arrivals.users} users"
+        case process:
+            return f"open loop, {process}{rate}"
+
+
+def _provenance_rows(results: Results) -> tuple[Row, ...]:
+    spec, seeds = results.spec, results.seeds
+    agents = dict.fromkeys(trial.agent for trial in results.trials if trial.agent)
+    confirmation = f", confirmation {', '.join(str(seed) for seed in seeds.confirmation)}" if seeds.confirmation else ""
+    rows = [
+        Row(name="study", text=one_line(results.study_id)),
+        Row(name="SCOOT", text=f"{results.scoot_version}, results schema {results.schema}"),
+        Row(name="optimizer", text=spec.optimizer.method),
+        Row(name="seeds", text=f"optimizer {seeds.optimizer}, workload {seeds.workload}{confirmation}"),
+        Row(name="parallelism", text=str(spec.budget.parallelism)),
+        Row(name="agents", text=", ".join(one_line(agent) for agent in agents) or "-"),
+        Row(name="submitted", text=moment(results.created_at_s)),
+        Row(name="ended", text=moment(results.ended_at_s)),
+        Row(name="written", text=moment(results.generated_at_s)),
+    ]
+    if spec.workload_facts is not None:
+        rows.append(Row(name="workload SHA-256", text=spec.workload_facts.sha256))
+    return tuple(rows)
