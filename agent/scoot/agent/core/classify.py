@@ -1,0 +1,242 @@
+"""From an engine's log and end to a reason and the one line that says why. Pure.
+
+Exit codes hide more than they tell (an engine whose core was killed exits 0), and the last line of a log is nearly
+always the generic one ("Engine core initialization failed. See root cause above"). So the text decides: the *first*
+error that an engine-core or worker process logged, else the last exception that is not generic.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final, Protocol
+
+from scoot.wire import limits
+from scoot.wire.reasons import Reason
+
+_SIGKILL: Final = 9
+_SCAN_CHARS: Final = 4 * 1024 * 1024
+"""A longer log is judged by its beginning and its end."""
+_LINE_CHARS: Final = 8 * 1024
+
+_EXCEPTION: Final = re.compile(
+    r"^(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Interrupt|Exit|Timeout|Failure)\b(?::|$)"
+)
+_FATAL: Final = re.compile(
+    r"^(?:terminate called|Fatal Python error|Segmentation fault|double free|free\(\): |malloc\(\): |Aborted\b)|"
+    r"std::bad_alloc|CUDA error: |NCCL error|panicked at"
+)
+"""What native code says before it dies; believed only when no exception is there."""
+_PREFIX: Final = re.compile(
+    r"^(?:\((?P<who>[A-Za-z_]+)\S*\s[^)]*\)\s+)?(?:(?P<level>[A-Z]+)\s+\d\S*\s\S+\s+\[[^\]]*\]\s?)?"
+)
+"""Process name (newer releases) and logging head; either may be missing, so it always matches."""
+_INNER: Final = frozenset({"EngineCore", "EngineCore_DP", "Worker", "Worker_TP", "Worker_PP", "VllmWorker"})
+"""Names under which vLLM's inner processes log, trailing digits and underscores left out."""
+_MILD: Final = frozenset({"DEBUG", "INFO", "WARNING"})
+_GENERIC: Final = re.compile(
+    r"Engine core initialization failed|please check the stack trace above|See stack trace for root cause|"
+    r"the root cause is above|"
+    r"EngineDeadError|EngineCore encountered an issue|Worker proc \S+ died|WorkerProc initialization failed|"
+    r"^SystemExit|^KeyboardInterrupt|^(?:asyncio\.)?(?:exceptions\.)?CancelledError"
+)
+_PYDANTIC: Final = re.compile(r"^(?:\w+\.)*ValidationError: \d+ validation errors? for ")
+_ARGPARSE: Final = re.compile(
+    r"^\S+: error: (?:unrecognized arguments|argument |the following arguments are required|ambiguous option|"
+    r"invalid choice|one of the arguments)"
+)
+_REFUSED: Final = re.compile(
+    r"^(?:\w+\.)*(?:TypeError: .*(?:unexpected keyword argument|got an unexpected)|ArgumentError\b|UsageError\b)"
+)
+_OOM: Final = re.compile(
+    r"torch\.(?:cuda\.)?OutOfMemoryError|CUDA out of memory|CUDA error: out of memory|HIP out of memory|"
+    r"No available memory for the cache blocks|KV cache is needed, which is larger than the available|"
+    r"Available memory on node \S+ \([^)]*\)[^\n]{0,80} is less than|is less than desired GPU memory utilization|"
+    r"^(?:\w+\.)*MemoryError\b|Cannot allocate memory|std::bad_alloc|cudaErrorMemoryAllocation|"
+    r"OutOfMemory|out of memory|oom-kill|Killed process \d+|DefaultCPUAllocator: can't allocate|"
+    r"max seq len .{0,40}is larger than the maximum number of tokens that can be stored in KV cache",
+)
+_PORT: Final = re.compile(r"Errno 98|[Aa]ddress already in use|EADDRINUSE")
+_DISK: Final = re.compile(r"Errno 28|No space left on device|ENOSPC")
+_MODEL: Final = re.compile(
+    r"HFValidationError|RepositoryNotFoundError|LocalEntryNotFoundError|OfflineModeIsEnabled|"
+    r"does not appear to have (?:a|any) file|Cannot find any model weights|Invalid repository ID or local directory|"
+    r"(?:Can't|couldn't|Couldn't) (?:load|connect|find) .{0,80}(?:config|model|tokenizer|huggingface)|"
+    r"is not a local folder and is not a valid model identifier|FileNotFoundError.{0,200}config\.json|"
+    r"No such model|model path .{0,200}does not exist"
+)
+_MISSING_ENGINE: Final = re.compile(
+    r"No module named '?(?:vllm|scoot|tensorrt_llm)\b|Error while finding module specification for"
+)
+
+
+class Exit(Protocol):
+    """How a process ended (scoot.agent.host.process.ExitStatus)."""
+
+    @property
+    def code(self) -> int | None:
+        """Exit code, None if a signal ended it."""
+        ...
+
+    @property
+    def signal(self) -> int | None:
+        """Number of the signal that ended it."""
+        ...
+
+    @property
+    def by_us(self) -> bool:
+        """Whether it ended after a stop was asked for."""
+        ...
+
+
+def classify_start(exit_status: Exit | None, *, timed_out: bool, log_text: str, engine: str) -> tuple[Reason, str]:
+    """Why an engine did not become ready, and the line that says so.
+
+    Args:
+        exit_status: of its first process, None while it runs.
+        timed_out: the start's deadline passed.
+        log_text: beginning and end of its log.
+        engine: the adapter's name, for the line when the log says nothing.
+
+    Returns:
+        A reason, and one line of at most limits.STRING_CHARS characters, never empty.
+    """
+    lines = _lines(log_text)
+    refused, cause = _find_cause(lines)
+    by_text = _reason_of(cause) or (Reason.ENGINE_REJECTED_ARGS if refused else None)
+    if by_text is not None:
+        return by_text, _one_line(cause)
+    if _killed(exit_status):
+        return Reason.ENGINE_OOM, _one_line(_killed_text(engine, cause))
+    if exit_status is None and timed_out:
+        last = cause or _last(lines)
+        return Reason.ENGINE_START_TIMEOUT, _one_line(f"{engine} was not ready in time; last said: {last}")
+    how = _ending(exit_status)
+    return Reason.ENGINE_EXITED_ON_START, _one_line(cause or f"{engine} {how} and logged no cause: {_last(lines)}")
+
+
+def classify_load(
+    exit_status: Exit | None, *, hung: bool, failed_share: float, log_text: str, engine: str
+) -> tuple[Reason, str]:
+    """What went wrong under load, and the line that says so. Only for attempts that did go wrong.
+
+    Args:
+        exit_status: of the engine's first process, None while it runs.
+        hung: nothing moved for longer than the stall timeout while requests were outstanding.
+        failed_share: failed requests over those sent, 0..1.
+        log_text: beginning and end of its log.
+        engine: the adapter's name.
+    """
+    lines = _lines(log_text)
+    cause = root_cause(lines)
+    told = cause or _last(lines)
+    if cause and _OOM.search(cause):
+        return Reason.ENGINE_OOM, _one_line(cause)
+    if _killed(exit_status):
+        return Reason.ENGINE_OOM, _one_line(_killed_text(engine, cause))
+    if exit_status is not None:
+        how = _ending(exit_status)
+        return Reason.ENGINE_CRASHED_UNDER_LOAD, _one_line(cause or f"{engine} {how} under load: {told}")
+    if hung:
+        return Reason.ENGINE_HUNG_UNDER_LOAD, _one_line(f"{engine} stopped answering under load; {told}")
+    if any("EngineDead" in line for line in lines):
+        return Reason.ENGINE_CRASHED_UNDER_LOAD, _one_line(told)
+    return Reason.ENGINE_REQUESTS_FAILED, _one_line(f"{failed_share:.1%} of the requests failed; {told}")
+
+
+def root_cause(lines: list[str]) -> str:
+    """The first exception an inner process logged, else the last one that is not generic, else "".
+
+    Where a release names no process in its log, whatever is logged at error level counts as an inner process's.
+    An argument parser's complaint comes before all; pydantic's header is joined with the sentence below it; a generic
+    line or a native crash is better than nothing.
+    """
+    return _find_cause(lines)[1]
+
+
+def _find_cause(lines: list[str]) -> tuple[bool, str]:
+    """(whether the engine refused its arguments, root-cause line)."""
+    plain: tuple[bool, str] | None = None
+    generic = fatal = ""
+    for index, line in enumerate(lines):
+        who, level, text = _split(line)
+        if _ARGPARSE.match(text):
+            return True, text.partition(": error: ")[2]
+        if not _EXCEPTION.match(text):
+            if not fatal and _FATAL.search(text):
+                fatal = text
+            continue
+        if level in _MILD:
+            continue
+        refused = _REFUSED.match(text) is not None
+        if _PYDANTIC.match(text) and index + 1 < len(lines):
+            text = _validation(text, _split(lines[index + 1])[2].strip())
+            refused = True
+        if _GENERIC.search(text):
+            generic = text
+        elif who in _INNER or (not who and level):
+            return refused, text
+        else:
+            plain = refused, text
+    return plain if plain is not None else (False, fatal or generic)
+
+
+def _split(line: str) -> tuple[str, str, str]:
+    """(process name without its number, level, text) of a log line, "" for what it does not have."""
+    prefix = _PREFIX.match(line)
+    if prefix is None:
+        return "", "", line
+    return (prefix["who"] or "").rstrip("_0123456789"), prefix["level"] or "", line[prefix.end() :]
+
+
+def _validation(header: str, detail: str) -> str:
+    """`ValidationError: 1 validation error for X` and its detail, without the dump of all input."""
+    sentence = detail.partition(" [type=")[0].removeprefix("Value error, ")
+    return f"{header.rpartition(' for ')[2]}: {sentence}" if sentence else header
+
+
+def _reason_of(cause: str) -> Reason | None:
+    """What the root-cause line says; None if it fits no known kind."""
+    for pattern, reason in (
+        (_PORT, Reason.PORT_TAKEN),
+        (_DISK, Reason.DISK_FULL),
+        (_MISSING_ENGINE, Reason.ENGINE_MISSING),
+        (_MODEL, Reason.MODEL_MISSING),
+        (_OOM, Reason.ENGINE_OOM),
+    ):
+        if pattern.search(cause):
+            return reason
+    return None
+
+
+def _killed_text(engine: str, cause: str) -> str:
+    text = f"{engine} was killed by SIGKILL, and not by SCOOT: the host was out of memory, most likely"
+    return f"{text} ({cause})" if cause else text
+
+
+def _killed(exit_status: Exit | None) -> bool:
+    return exit_status is not None and exit_status.signal == _SIGKILL and not exit_status.by_us
+
+
+def _ending(exit_status: Exit | None) -> str:
+    if exit_status is None:
+        return "did not end"
+    if exit_status.signal is not None:
+        return f"was ended by signal {exit_status.signal}"
+    return "ended" if exit_status.code is None else f"exited with status {exit_status.code}"
+
+
+def _lines(text: str) -> list[str]:
+    if len(text) > _SCAN_CHARS:
+        half = _SCAN_CHARS // 2
+        text = text[:half] + "\n" + text[-half:]
+    return [line[:_LINE_CHARS] for line in text.split("\n")]
+
+
+def _last(lines: list[str]) -> str:
+    return next((line.strip() for line in reversed(lines) if line.strip()), "nothing")
+
+
+def _one_line(text: str) -> str:
+    """One printable line that fits a wire string."""
+    kept = "".join(char if char.isprintable() else " " for char in text[: 2 * limits.STRING_CHARS])
+    return " ".join(kept.split())[: limits.STRING_CHARS]

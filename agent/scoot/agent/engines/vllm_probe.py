@@ -1,0 +1,81 @@
+"""Asks a vLLM installation who it is. Run by path with *its* interpreter; imports nothing of SCOOT.
+
+Prints one line, `SCOOT-PROBE {...}`, whatever else the engine's modules print:
+
+    version    vllm.__version__ (package metadata is missing in some builds)
+    device     "cpu", "cuda", ... as vLLM chose
+    entry      whether the module the adapter starts exists
+    defaults   scheduler and cache parameters as an OpenAI server resolves them on this host when nothing is set: most
+               are None in the argument parser and depend on the hardware; a tiny reference model stands in for the
+               model, as these do not depend on it at tensor-parallel degree 1
+    error      why it cannot be used, "" if it can
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+MARK = "SCOOT-PROBE "
+ENTRY = "vllm.entrypoints.openai.api_server"
+_PARTS = ("scheduler_config", "cache_config", "parallel_config")
+_REFERENCE = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_act": "silu",
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 1,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 2048,
+    "rms_norm_eps": 1e-5,
+    "vocab_size": 256,
+    "torch_dtype": "bfloat16",
+}
+
+
+def defaults() -> dict[str, Any]:
+    """Plain-valued fields of the resolved configuration, by the names of their flags."""
+    engine = importlib.import_module("vllm.engine.arg_utils")
+    usage = importlib.import_module("vllm.usage.usage_lib")
+    with tempfile.TemporaryDirectory(prefix="scoot-probe-") as folder:
+        (Path(folder) / "config.json").write_text(json.dumps(_REFERENCE), encoding="utf-8")
+        args = engine.AsyncEngineArgs(model=folder, skip_tokenizer_init=True, load_format="dummy")
+        config = args.create_engine_config(usage_context=usage.UsageContext.OPENAI_API_SERVER)
+    found: dict[str, Any] = {}
+    for part in _PARTS:
+        for name, value in vars(getattr(config, part, object)).items():
+            if isinstance(value, (bool, int, float, str)) and not name.startswith("_"):
+                found.setdefault(name, value)
+    return found
+
+
+def main() -> None:
+    """Probe and print; the exit status is 0 even when the engine is broken."""
+    here = Path(__file__).resolve().parent
+    sys.path[:] = [item for item in sys.path if Path(item).resolve() != here]  # it has a module called vllm
+    out: dict[str, Any] = {"version": "", "device": "", "entry": False, "defaults": {}, "error": "", "notes": ""}
+    try:
+        vllm = importlib.import_module("vllm")
+        out["version"] = str(vllm.__version__)
+        out["entry"] = importlib.util.find_spec(ENTRY) is not None
+        out["device"] = str(importlib.import_module("vllm.platforms").current_platform.device_type)
+    except Exception as error:  # noqa: BLE001 - anything an installation can raise is the answer
+        out["error"] = f"{type(error).__name__}: {error}".splitlines()[0]
+    if not out["error"]:
+        try:
+            out["defaults"] = defaults()
+        except Exception as error:  # noqa: BLE001 - as above; only the defaults stay unknown
+            out["notes"] = f"{type(error).__name__}: {error}".splitlines()[0]
+    sys.stdout.write("\n" + MARK + json.dumps(out, allow_nan=False) + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
