@@ -1,0 +1,219 @@
+"""The columnar codec: round trip, and every truncation and contradiction refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import struct
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scoot.wire import limits
+from scoot.wire.columns import (
+    MAX_INTENDED_US,
+    MAX_US,
+    NONE_US,
+    REQUEST_COLUMNS,
+    RequestPhase,
+    RequestStatus,
+    TimingBatch,
+    concatenate,
+    decode,
+    encode,
+    encoded_bytes,
+)
+from scoot.wire.errors import RemoteProtocolError
+
+_DTYPES: dict[str, Any] = {**dict(REQUEST_COLUMNS), "gap_us": "<u4", "chunk_tokens": "<u2"}
+
+
+@st.composite
+def _batches(draw: st.DrawFn) -> TimingBatch:
+    n = draw(st.integers(0, 8))
+    columns: dict[str, list[int]] = {name: [] for name, _ in REQUEST_COLUMNS}
+    columns["gap_us"] = []
+    tokens: list[int] = []
+    for _ in range(n):
+        status = draw(st.sampled_from(list(RequestStatus)))
+        was_sent = status is RequestStatus.OK or draw(st.booleans())
+        chunks = draw(st.integers(0, 4)) if was_sent else 0
+        sent, first, end = sorted(draw(st.tuples(*[st.integers(0, MAX_US)] * 3)))
+        ended = was_sent and (status is RequestStatus.OK or chunks > 0 or draw(st.booleans()))
+        row = {
+            "index": draw(st.integers(0, 2**32 - 1)),
+            "intended_us": draw(st.integers(0, MAX_INTENDED_US)),
+            "sent_us": sent if was_sent else NONE_US,
+            "first_us": first if chunks else NONE_US,
+            "end_us": end if ended else NONE_US,
+            "input_tokens": draw(st.integers(0, 2**32 - 1)),
+            "output_tokens": draw(st.integers(0, 2**32 - 1)),
+            "wanted_tokens": draw(st.integers(0, 2**32 - 1)),
+            "chunks": chunks,
+            "run": draw(st.integers(0, 2**16 - 1)),
+            "http_status": draw(st.integers(0, 999)),
+            "replica": draw(st.integers(0, 2**16 - 1)),
+            "phase": draw(st.sampled_from(list(RequestPhase))),
+            "status": status,
+        }
+        for name, value in row.items():
+            columns[name].append(value)
+        columns["gap_us"] += draw(st.lists(st.integers(0, NONE_US), min_size=chunks, max_size=chunks))
+        tokens += draw(st.lists(st.integers(1, 2**16 - 1), min_size=chunks, max_size=chunks))
+    arrays: dict[str, Any] = {name: np.array(values, _DTYPES[name]) for name, values in columns.items()}
+    arrays["chunk_tokens"] = np.array(tokens, "<u2") if draw(st.booleans()) else None
+    return TimingBatch(**arrays)
+
+
+def _same(a: TimingBatch, b: TimingBatch) -> bool:
+    def equal(name: str) -> bool:
+        x, y = getattr(a, name), getattr(b, name)
+        return (x is None) is (y is None) and (x is None or (np.array_equal(x, y) and x.dtype == y.dtype))
+
+    return all(equal(field.name) for field in dataclasses.fields(TimingBatch))
+
+
+@settings(deadline=None)
+@given(batch=_batches())
+def test_round_trip_and_size(batch: TimingBatch) -> None:
+    data = encode(batch)
+    decoded = decode(data)
+    assert _same(decoded, batch)
+    assert len(decoded) == len(batch)
+    assert len(data) == encoded_bytes(len(batch), len(batch.gap_us), chunk_tokens=batch.chunk_tokens is not None)
+    assert encode(decode(memoryview(data))) == data
+
+
+@settings(deadline=None)
+@given(batch=_batches())
+def test_every_truncation_and_any_addition_is_refused(batch: TimingBatch) -> None:
+    data = encode(batch)
+    for end in range(len(data)):
+        with pytest.raises(RemoteProtocolError):
+            decode(data[:end])
+    with pytest.raises(RemoteProtocolError):
+        decode(data + b"\0")
+
+
+@settings(deadline=None)
+@given(batches=st.lists(_batches(), max_size=4))
+def test_concatenation_keeps_every_request_in_order(batches: list[TimingBatch]) -> None:
+    whole = concatenate(batches)
+    for name, _ in REQUEST_COLUMNS:
+        assert getattr(whole, name).tolist() == [value for batch in batches for value in getattr(batch, name).tolist()]
+    assert len(whole.gap_us) == sum(len(batch.gap_us) for batch in batches)
+    if any(batch.chunk_tokens is not None for batch in batches):
+        assert whole.chunk_tokens is not None
+        expected = [
+            value
+            for batch in batches
+            for value in ([1] * len(batch.gap_us) if batch.chunk_tokens is None else batch.chunk_tokens.tolist())
+        ]
+        assert whole.chunk_tokens.tolist() == expected
+    if len(encode(whole)) <= limits.BATCH_BYTES:
+        assert _same(decode(encode(whole)), whole)
+
+
+@settings(deadline=None)
+@given(data=st.binary(max_size=300))
+def test_junk_is_refused_and_nothing_else_is_raised(data: bytes) -> None:
+    with pytest.raises(RemoteProtocolError):
+        decode(data)
+
+
+@settings(deadline=None)
+@given(batch=_batches(), data=st.data())
+def test_a_flipped_byte_is_refused_or_decodes_to_a_batch(batch: TimingBatch, data: st.DataObject) -> None:
+    raw = bytearray(encode(batch))
+    at = data.draw(st.integers(0, len(raw) - 1))
+    raw[at] ^= data.draw(st.integers(1, 255))
+    try:
+        decoded = decode(bytes(raw))
+    except RemoteProtocolError:
+        return
+    assert len(encode(decoded)) == len(raw)
+
+
+def _good(**changes: Any) -> TimingBatch:
+    """Two requests: one completed with chunks of 1 and 2 tokens, one never sent; with columns replaced."""
+    values: dict[str, list[int]] = {
+        "index": [0, 1],
+        "intended_us": [10, 20],
+        "sent_us": [5, NONE_US],
+        "first_us": [100, NONE_US],
+        "end_us": [300, NONE_US],
+        "input_tokens": [7, 7],
+        "output_tokens": [3, 0],
+        "wanted_tokens": [3, 3],
+        "chunks": [2, 0],
+        "run": [0, 0],
+        "http_status": [200, 0],
+        "replica": [0, 0],
+        "phase": [RequestPhase.MEASURED, RequestPhase.WARM_UP],
+        "status": [RequestStatus.OK, RequestStatus.NOT_SENT],
+        "gap_us": [0, 150],
+        "chunk_tokens": [1, 2],
+        **changes,
+    }
+    return TimingBatch(**{name: np.array(value, _DTYPES[name]) for name, value in values.items()})
+
+
+def test_the_good_one_is_good() -> None:
+    assert _same(decode(encode(_good())), _good())
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"chunks": [1, 0]}, "do not add up"),
+        ({"chunks": [3, 0]}, "do not add up"),
+        ({"chunks": [2**32 - 1, 3]}, "do not add up"),
+        ({"chunks": [1, 1]}, "do not match the chunk counts"),
+        ({"first_us": [NONE_US, NONE_US]}, "do not match the chunk counts"),
+        ({"first_us": [100, 100]}, "do not match the chunk counts"),
+        ({"first_us": [4, NONE_US]}, "before its sending"),
+        ({"first_us": [301, NONE_US]}, "after its end"),
+        ({"sent_us": [NONE_US, NONE_US]}, "before its sending"),
+        ({"end_us": [NONE_US, NONE_US]}, "no end"),
+        (
+            {"chunks": [0, 0], "first_us": [NONE_US] * 2, "sent_us": [400, NONE_US], "gap_us": [], "chunk_tokens": []},
+            "ends before its sending",
+        ),
+        ({"status": [len(RequestStatus), 9]}, "unknown status"),
+        ({"status": [0, 255]}, "unknown status"),
+        ({"phase": [2, 0]}, "unknown status or phase"),
+        ({"chunk_tokens": [0, 3]}, "without tokens"),
+        ({"intended_us": [MAX_INTENDED_US + 1, 0]}, "beyond any run"),
+    ],
+)
+def test_contradictions_are_refused(changes: dict[str, list[int]], words: str) -> None:
+    with pytest.raises(RemoteProtocolError, match=words):
+        decode(encode(_good(**changes)))
+
+
+def test_magic_flags_and_counts_of_the_header() -> None:
+    data = encode(_good())
+    magic, n, m, flags = struct.unpack_from("<4I", data)
+    for head in (
+        (magic + 1, n, m, flags),
+        (magic, n, m, flags | 2),
+        (magic, n, m, 0),
+        (magic, n + 1, m, flags),
+        (magic, n, m + 1, flags),
+        (magic, 2**32 - 1, 2**32 - 1, flags),
+    ):
+        with pytest.raises(RemoteProtocolError):
+            decode(struct.pack("<4I", *head) + data[16:])
+
+
+def test_size_is_checked_first() -> None:
+    with pytest.raises(RemoteProtocolError, match="over the limit"):
+        decode(bytes(limits.BATCH_BYTES + 1))
+
+
+def test_decoded_columns_are_views_that_cannot_be_written() -> None:
+    decoded = decode(encode(_good()))
+    with pytest.raises(ValueError, match="read-only"):
+        decoded.gap_us[0] = 1
