@@ -1,0 +1,216 @@
+"""The engine replicas of one attempt: started, asked, watched and stopped together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from scoot.agent import canary
+from scoot.agent.core.plan import Prompting
+from scoot.agent.engines.base import EngineAdapter, EngineCommand, LaunchRequest
+from scoot.agent.host import logs
+from scoot.agent.host.cgroup import CgroupSupport
+from scoot.agent.host.ports import port_is_free
+from scoot.agent.host.process import EngineProcess, ExitStatus, StopReport, spawn_engine
+from scoot.agent.listener import is_served_by
+from scoot.wire.spec import Config
+
+_POLL_FIRST_S: Final = 0.05
+_POLL_MAX_S: Final = 1.0
+_HEALTH_TIMEOUT_S: Final = 5.0
+_INFO_TIMEOUT_S: Final = 5.0
+_EXIT_WAIT_S: Final = 3.0
+"""An engine that answers no more is given so long to end, because its exit status says more than its silence."""
+
+
+class ReplicaTrouble(msgspec.Struct, frozen=True, kw_only=True):
+    """What went wrong with which replica.
+
+    Attributes:
+        replica: its index.
+        exit: how it ended, None while it runs.
+        silent: it runs and does not answer at all.
+        foreign: another process answers on its port.
+        detail: what the last question got for an answer.
+    """
+
+    replica: int
+    exit: ExitStatus | None
+    silent: bool = False
+    foreign: bool = False
+    detail: str = ""
+
+
+class Fleet:
+    """The replicas of one attempt, in the order of their ports.
+
+    Attributes:
+        launches: what each replica was asked to be.
+        commands: how each is started.
+    """
+
+    def __init__(
+        self, adapter: EngineAdapter, launches: Sequence[LaunchRequest], folder: Path, *, generation: int = 0
+    ) -> None:
+        """`generation` numbers the starts within an attempt, so that each has its own logs.
+
+        Raises:
+            UserError: a flag, value or variable that this agent does not allow; nothing was started.
+        """
+        self.launches = tuple(launches)
+        self.commands: tuple[EngineCommand, ...] = tuple(adapter.command(launch) for launch in launches)
+        self._adapter = adapter
+        self._folder = folder
+        self._logs = [folder / f"engine-{index}-{generation}.log" for index in range(len(self.launches))]
+        self._engines: dict[int, EngineProcess] = {}
+
+    async def start(self, *, attempt_id: str, state_dir: Path, cgroups: CgroupSupport | None) -> None:
+        """Start every replica, one after the other (a fork each).
+
+        Raises:
+            SpawnError: one could not be executed; those before it run until `stop`.
+        """
+        for index, (launch, command) in enumerate(zip(self.launches, self.commands, strict=True)):
+            cwd = self._folder / f"engine-{index}"
+            cwd.mkdir(exist_ok=True)
+            self._engines[index] = await spawn_engine(
+                command,
+                log_path=self._logs[index],
+                cwd=cwd,
+                state_dir=state_dir,
+                attempt_id=attempt_id,
+                port=launch.port,
+                cgroups=cgroups,
+            )
+
+    def exits(self) -> list[asyncio.Future[ExitStatus]]:
+        """One future per running replica; each resolves when its engine ends."""
+        return [engine.exited for engine in self._engines.values()]
+
+    def dead(self) -> ReplicaTrouble | None:
+        """The first replica that has ended."""
+        for index, engine in self._engines.items():
+            if engine.exited.done():
+                return ReplicaTrouble(replica=index, exit=engine.exited.result())
+        return None
+
+    async def ready(self, prompting: Callable[[LaunchRequest], Prompting], deadline_s: float) -> ReplicaTrouble | None:
+        """Wait until every replica is healthy and has answered one completion; None when all have.
+
+        `deadline_s` is a time of the event loop's clock; trouble without an exit means that it has passed.
+        """
+        tasks = [
+            asyncio.create_task(self._ready(index, prompting(launch), deadline_s))
+            for index, launch in enumerate(self.launches)
+        ]
+        try:
+            for task in asyncio.as_completed(tasks):
+                trouble = await task
+                if trouble is not None:
+                    return trouble
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+        for index, engine in self._engines.items():
+            engine.refresh()
+            port, pids = self.launches[index].port, [process.pid for process in engine.members()]
+            if not await asyncio.to_thread(is_served_by, port, pids):
+                detail = f"port {port} is served by another process"
+                return ReplicaTrouble(replica=index, exit=None, foreign=True, detail=detail)
+        return None
+
+    async def _ready(self, index: int, prompting: Prompting, deadline_s: float) -> ReplicaTrouble | None:
+        loop = asyncio.get_running_loop()
+        exited = self._engines[index].exited
+        port = self.launches[index].port
+        pause_s = _POLL_FIRST_S
+        detail = "was not asked"
+        while (left_s := deadline_s - loop.time()) > 0:
+            question = asyncio.create_task(
+                canary.check(
+                    port,
+                    self._adapter.health_path,
+                    prompting,
+                    timeout_s=left_s,
+                    health_timeout_s=min(left_s, _HEALTH_TIMEOUT_S),
+                )
+            )
+            # A question that is never answered must not hide that the engine has ended.
+            both: set[asyncio.Future[Any]] = {question, exited}
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            if question.done():
+                answer = question.result()
+                if answer.ok and not exited.done():
+                    return None
+                detail = answer.shown
+                await asyncio.wait({exited}, timeout=min(pause_s, max(0.0, deadline_s - loop.time())))
+                pause_s = min(2 * pause_s, _POLL_MAX_S)
+            else:
+                question.cancel()
+                await asyncio.wait({question})
+            if exited.done():
+                return ReplicaTrouble(replica=index, exit=exited.result(), detail=detail)
+        return ReplicaTrouble(replica=index, exit=None, detail=detail)
+
+    async def check(
+        self, prompting: Callable[[LaunchRequest], Prompting], *, timeout_s: float
+    ) -> ReplicaTrouble | None:
+        """Ask every replica for its health and one completion; None when all answer."""
+        for index, launch in enumerate(self.launches):
+            answer = await canary.check(
+                launch.port,
+                self._adapter.health_path,
+                prompting(launch),
+                timeout_s=timeout_s,
+                health_timeout_s=timeout_s,
+            )
+            if not answer.ok:
+                exited = self._engines[index].exited
+                await asyncio.wait({exited}, timeout=_EXIT_WAIT_S)
+                status = exited.result() if exited.done() else None
+                return ReplicaTrouble(replica=index, exit=status, silent=answer.timed_out, detail=answer.shown)
+        return None
+
+    async def effective_config(self, *, running: bool) -> Config:
+        """The tuned parameters as the first replica resolved them; `running`: it can be asked."""
+        bodies: dict[str, str] | None = {} if running else None
+        for path in self._adapter.info_paths if bodies is not None else ():
+            answer = await canary.ask(self.launches[0].port, path, timeout_s=_INFO_TIMEOUT_S)
+            if answer.ok and bodies is not None:
+                bodies[path] = answer.body
+        head = await asyncio.to_thread(logs.read_head, self._logs[0])
+        return self._adapter.effective_config(head, self.launches[0], bodies)
+
+    def log_text(self, replica: int) -> str:
+        """A replica's log for classification. Blocks."""
+        return logs.read_text(self._logs[replica])
+
+    def log_tail(self, replica: int) -> str:
+        """A replica's log as reports show it. Blocks."""
+        return logs.read_tail(self._logs[replica])
+
+    def rss_bytes(self) -> int:
+        """Resident memory of the largest replica. Blocks."""
+        return max((engine.rss_bytes() for engine in self._engines.values()), default=0)
+
+    async def stop(self, stop_grace_s: float, kill_grace_s: float) -> list[StopReport]:
+        """Stop every replica at once. Any number of calls, at once too; deadlines only move closer."""
+        return list(
+            await asyncio.gather(*(engine.stop(stop_grace_s, kill_grace_s) for engine in self._engines.values()))
+        )
+
+    def unclean(self) -> str:
+        """What is left of the stopped replicas: processes or ports; "" when nothing is. Blocks."""
+        for index, engine in self._engines.items():
+            left = engine.survivors()
+            if left:
+                return f"{len(left)} process(es) of replica {index} could not be ended: {[item.pid for item in left]}"
+        for launch in self.launches:
+            if not port_is_free(launch.port):
+                return f"port {launch.port} is still in use"
+        return ""
