@@ -40,6 +40,7 @@ from scoot.wire.columns import RequestPhase, TimingBatch
 from scoot.wire.endpoint import parse_endpoint
 from scoot.wire.protobuf import to_message
 from scoot.wire.spec import (
+    Arrivals,
     Budget,
     Confirm,
     Objective,
@@ -110,7 +111,7 @@ def spec() -> StudySpec:
     return StudySpec(
         name="bench",
         service=Service(engine="mock", model="m", device="cpu"),
-        workload=Workload(profile="BOT"),
+        workload=Workload(profile="BOT", arrivals=Arrivals(rate=5.0)),
         parameters=(Parameter(name="max_num_seqs", kind=ParameterKind.INT, low=1, high=64),),
         objectives=(Objective(metric="ttft_mean"),),
         budget=Budget(trials=1),

@@ -32,6 +32,7 @@ from scoot.wire.lease import LeasePolicy
 from scoot.wire.measurement import AttemptOutcome, LoadAudit
 from scoot.wire.protobuf import from_message, to_message
 from scoot.wire.spec import (
+    Arrivals,
     Budget,
     Confirm,
     Limits,
@@ -184,9 +185,9 @@ def batch(attempt_id: str, fence: int, seq: int, payload: bytes, **wrong: Any) -
 
 def spec(trials: int = 2, orders: int = 0, parallelism: int = 1) -> StudySpec:
     return StudySpec(
-        name="Chat, by hand!",
+        name="chat-by-hand",
         service=Service(engine="mock", model="m", device="cpu"),
-        workload=Workload(profile="BOT"),
+        workload=Workload(profile="BOT", arrivals=Arrivals(rate=5.0)),
         parameters=(Parameter(name="max_num_seqs", kind=ParameterKind.INT, low=1, high=64),),
         objectives=(Objective(metric="ttft_mean"),),
         budget=Budget(trials=trials, parallelism=parallelism),

@@ -27,7 +27,7 @@ from scoot.wire.spec import Budget, Objective, Parameter, ParameterKind
 async def test_a_study_from_submission_to_its_report(tmp_path: pathlib.Path) -> None:
     async with desk(tmp_path) as d:
         created = await submit(d, spec(trials=3, orders=2))
-        assert created.study_id.startswith("chat--by-hand-")
+        assert created.study_id.startswith("chat-by-hand-")
         agent = Agent(d)
         welcome = await agent.connect()
         assert welcome.welcome.lease.heartbeat_s == 5.0

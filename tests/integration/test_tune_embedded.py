@@ -48,18 +48,18 @@ min_requests = 5
 @pytest.fixture
 def study(tmp_path: Path) -> Path:
     path = tmp_path / "study.toml"
-    path.write_text(STUDY)
+    path.write_text(STUDY.replace('"any"', f'"mock of {tmp_path}"'))
     return path
 
 
-async def start(mark: str, *arguments: str) -> asyncio.subprocess.Process:
-    """scootctl, with a mark in its environment that everything it starts inherits."""
+async def start(mark: Path, *arguments: str) -> asyncio.subprocess.Process:
+    """scootctl, with a mark in its environment that its daemons and their wardens inherit."""
     program = "from scoot.cli.main import main; main()"
     return await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", program, "tune", *arguments),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
-        env={**os.environ, "SCOOT_TEST_MARK": mark},
+        env={**os.environ, "SCOOT_TEST_MARK": str(mark)},
     )
 
 
@@ -78,23 +78,29 @@ async def read_until(process: asyncio.subprocess.Process, fragment: str) -> str:
     return text
 
 
-def folder_users(folder: Path) -> list[str]:
-    """Command lines that mention the run folder: daemons, wardens' engines, load processes."""
+def left_of(mark: Path) -> list[str]:
+    """Processes of a test that still run: known by its folder in their environment or, engines, in the model's name."""
+    return [line for _, line, environment in processes() if str(mark) in line or str(mark) in environment]
+
+
+def processes() -> list[tuple[int, str, str]]:
+    """(pid, command line, environment) of every process but this one."""
     found = []
     for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
         try:
-            command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            texts = [(entry / name).read_bytes().replace(b"\0", b" ").decode() for name in ("cmdline", "environ")]
         except OSError:
             continue
-        if str(folder) in command:
-            found.append(command)
+        found.append((int(entry.name), texts[0], texts[1]))
     return found
 
 
 @pytest.mark.timeout(120)
 async def test_a_study_from_start_to_report_and_its_resumption(study: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    code, out = await finish(await start("whole", str(study), "--data", str(run)))
+    code, out = await finish(await start(tmp_path, str(study), "--data", str(run)))
     assert code == 0, out
     assert out.count(" SUCCEEDED in ") == 3
     assert "study COMPLETED" in out
@@ -103,34 +109,35 @@ async def test_a_study_from_start_to_report_and_its_resumption(study: Path, tmp_
     assert len(results["trials"]) == 3
     assert (run / "report.md").stat().st_size > 0
     assert "<html" in (run / "report.html").read_text()
-    assert folder_users(run) == []
+    assert left_of(tmp_path) == []
 
-    code, again = await finish(await start("resumed", "--resume", str(run)))
+    code, again = await finish(await start(tmp_path, "--resume", str(run)))
     assert code == 0, again
     assert again.count(" SUCCEEDED in ") == 3
     assert " started on " not in again, "nothing is run twice"
 
-    code, refused = await finish(await start("refused", str(study), "--data", str(run)))
+    code, refused = await finish(await start(tmp_path, str(study), "--data", str(run)))
     assert (code, "holds a study already" in refused) == (2, True)
 
 
 @pytest.mark.timeout(120)
 async def test_ctrl_c_cancels_and_a_second_one_kills(study: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    process = await start("asked", str(study), "--data", str(run), "--set", "workload.duration_s=60")
+    process = await start(tmp_path, str(study), "--data", str(run), "--set", "workload.duration_s=60")
     await read_until(process, "trial 0 (default) started")
+    assert len(left_of(tmp_path)) >= 3, "the check sees scootctl, coordinator and agent"
     process.send_signal(signal.SIGINT)
     code, out = await finish(process)
     assert code == 4, out
     assert "cancelling the study" in out
     assert "study CANCELLED" in out
     assert (run / "results.json").exists()
-    assert folder_users(run) == []
+    assert left_of(tmp_path) == []
 
     # The mock takes its time to stop here, so that the second signal finds the first one at work.
     run = tmp_path / "killed"
     slow = ["--set", "workload.duration_s=60", "--set", "service.options.mock_stop_delay_s=60.0"]
-    process = await start("killed", str(study), "--data", str(run), *slow)
+    process = await start(tmp_path, str(study), "--data", str(run), *slow)
     await read_until(process, "trial 0 (default) started")
     process.send_signal(signal.SIGINT)
     await read_until(process, "cancelling the study")
@@ -138,38 +145,27 @@ async def test_ctrl_c_cancels_and_a_second_one_kills(study: Path, tmp_path: Path
     code, out = await finish(process)
     assert code == 130, out
     assert "killed; what was measured is kept" in out
-    assert folder_users(run) == []
+    assert left_of(tmp_path) == []
 
 
 @pytest.mark.timeout(120)
 async def test_a_dead_agent_is_told_and_the_study_goes_on_where_it_was(study: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    process = await start("crash", str(study), "--data", str(run))
+    process = await start(tmp_path, str(study), "--data", str(run))
     before = await read_until(process, "trial 1 (sobol) started")
-    agent = next(
-        int(entry.name)
-        for entry in Path("/proc").iterdir()
-        if entry.name.isdigit() and f"scoot.agent --config {run}" in _command(entry)
-    )
+    agent = next(pid for pid, line, _ in processes() if f"scoot.agent --config {run}" in line)
     os.kill(agent, signal.SIGKILL)
     code, out = await finish(process)
     assert code == 1, out
     assert "the agent was killed by signal 9" in out
     assert f"hint: go on with: scootctl tune --resume {run}" in out
-    assert folder_users(run) == []
+    assert left_of(tmp_path) == []
 
-    code, out = await finish(await start("goes-on", "--resume", str(run)))
+    code, out = await finish(await start(tmp_path, "--resume", str(run)))
     assert code == 0, out
     assert before.count("trial 0 (default) SUCCEEDED") == 1
     assert "trial 0 (default) started" not in out, "what was completed is kept"
     assert len(json.loads((run / "results.json").read_text())["trials"]) == 3
-
-
-def _command(entry: Path) -> str:
-    try:
-        return (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-    except OSError:
-        return ""
 
 
 async def test_an_engine_that_does_not_work_is_named_with_its_reason(study: Path, tmp_path: Path) -> None:
@@ -180,8 +176,8 @@ async def test_an_engine_that_does_not_work_is_named_with_its_reason(study: Path
     python.write_text("#!/bin/sh\necho 'no module named vllm' >&2\nexit 1\n")
     python.chmod(0o755)
     arguments = ["--set", "service.engine=vllm", "--set", f"service.model={model}", "--engine", f"vllm={python}"]
-    code, out = await finish(await start("broken", str(study), "--data", str(run), *arguments))
+    code, out = await finish(await start(tmp_path, str(study), "--data", str(run), *arguments))
     assert code == 2, out
     assert f"error: service.engine: the engine 'vllm' ({python}) does not work" in out
     assert "no module named vllm" in out
-    assert folder_users(run) == []
+    assert left_of(tmp_path) == []

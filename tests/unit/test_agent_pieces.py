@@ -13,6 +13,7 @@ import pytest
 from scoot.agent.core.run import EndState
 from scoot.agent.folders import AttemptFolders, KeptOutcome
 from scoot.agent.host.process import ExitStatus
+from scoot.agent.link.channel import open_channel
 from scoot.agent.link.codec import AttemptRef
 from scoot.agent.listener import is_served_by, listening_inodes
 from scoot.agent.load import LoadRun
@@ -21,6 +22,8 @@ from scoot.agent.spooled import SpoolFrames, summarise
 from scoot.benchmark.plan import LoadPlan, PromptMode
 from scoot.benchmark.spool import SpoolCorruptError, SpoolWriter
 from scoot.wire.columns import NONE_US, RequestPhase, RequestStatus, TimingBatch, encode
+from scoot.wire.endpoint import Endpoint, TlsFiles
+from scoot.wire.errors import UserError
 from scoot.wire.measurement import AttemptOutcome
 from scoot.wire.reasons import Reason
 from scoot.wire.spec import Limits, Workload
@@ -226,3 +229,18 @@ def test_only_listening_sockets_count() -> None:
     table = head + row.format(0, "0A", 111) + row.format(1, "01", 222)
     assert listening_inodes(table, 8080) == {"111"}
     assert listening_inodes(table, 8081) == frozenset()
+
+
+async def test_plaintext_never_leaves_the_host_and_bad_certificates_are_named(tmp_path: Path) -> None:
+    away = Endpoint("192.0.2.1", 7070)
+    with pytest.raises(UserError, match="loopback"):
+        open_channel(away, None)
+    files = {name: str(tmp_path / name) for name in ("ca", "cert", "key")}
+    with pytest.raises(UserError, match="No such file") as missing:
+        open_channel(away, TlsFiles(**files))
+    assert (missing.value.path, missing.value.key) == (files["ca"], "tls.ca")
+    (tmp_path / "ca").write_text("not a certificate")
+    with pytest.raises(UserError, match="not a PEM file"):
+        open_channel(away, TlsFiles(**files))
+    channel = open_channel(Endpoint("127.0.0.1", 9), None)
+    await channel.close()

@@ -5,10 +5,16 @@ Exit status: 0 after a clean stop, 1 when something broke, 2 when the configurat
 
 from __future__ import annotations
 
+import os
+
+# We fork only to exec. gRPC's fork handlers run Python in the child of a process with threads in mid-call, which kills
+# the child now and then with SIGSEGV; gRPC reads this when it is imported.
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
+
+
 import argparse
 import asyncio
 import logging
-import os
 import signal
 import sys
 import threading

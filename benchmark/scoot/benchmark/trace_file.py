@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import BinaryIO, Final, cast
 
@@ -31,8 +32,8 @@ def read_trace(path: str, *, format: str = "auto") -> tuple[TraceRow, ...]:  # n
     if not path:
         raise UserError("no trace file is named", key="workload.trace")
     try:
-        with Path(path).open("rb") as file:
-            return parse_trace(_lines(file, path), format=format, path=path)
+        with Path(path).open("rb") as file, contextlib.closing(_lines(file, path)) as lines:
+            return parse_trace(lines, format=format, path=path)
     except FileNotFoundError as error:
         raise UserError(
             "there is no such trace file", path=path, key="workload.trace", hint="paths are relative to the study file"
@@ -51,7 +52,7 @@ def read_trace(path: str, *, format: str = "auto") -> tuple[TraceRow, ...]:  # n
         raise UserError(f"the trace cannot be read: {error}", path=path, key="workload.trace") from error
 
 
-def _lines(file: BinaryIO, path: str) -> Iterator[str]:
+def _lines(file: BinaryIO, path: str) -> Generator[str, None, None]:
     """Lines of the file, inflated if need be, at most TRACE_BYTES of them."""
     buffered = cast("BinaryIO", gzip.GzipFile(fileobj=file)) if _peek(file, 2) == _GZIP else file
     head = buffered.read(_SNIFFED)

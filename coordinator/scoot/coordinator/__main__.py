@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
+# We fork only to exec. gRPC's fork handlers run Python in the child of a process with threads in mid-call, which kills
+# the child now and then with SIGSEGV; gRPC reads this when it is imported.
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
+
+
 import asyncio
 import logging
-import os
 import pathlib
 import signal
 import socket

@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     for at in range(0, len(hoard), 4096):
         hoard[at] = 1
     if line.knobs.double_fork_child:
-        _leave_child()
+        _leave_child(log)
     gc.freeze()
     uvloop.run(MockEngine(line, rules, log).serve())
     sys.exit(0)
@@ -100,7 +100,7 @@ def _die_by_rule(rule: CrashRule, log: Log) -> NoReturn:
     log.die(rule.exit_code, *(rule.log or (f"ValueError: {rule.when} is not supported",)))
 
 
-def _leave_child() -> None:
+def _leave_child(log: Log) -> None:
     """Start a process that is no child of this one, in a session of its own, and holds on to what it inherited."""
     if os.fork():
         os.wait()
@@ -109,6 +109,7 @@ def _leave_child() -> None:
     if os.fork():
         os._exit(0)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    log.say(f"process {os.getpid()} stays behind")
     while True:
         signal.pause()
 

@@ -29,6 +29,7 @@ from scoot.v1 import study_service_pb2_grpc as pb_grpc
 from scoot.wire import limits
 from scoot.wire.errors import UserError
 from scoot.wire.spec import StudySpec
+from scoot.wire.study_file import check_study
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -65,7 +66,7 @@ class StudyServicer(pb_grpc.StudyServiceServicer):
             raise UserError(f"an idempotency key has 1 to {_KEY_CHARS} characters", key="idempotency_key")
         if self._by_key(key) is None:
             spec = codec.spec_from(request.spec)
-            check_study(spec)
+            check_submission(spec)
             await self._check_blob(spec)
             study_id = f"{_slug(spec.name)}-{uuid.uuid4().hex[:8]}"
             await self._core.submit(StudySubmitted(study_id=study_id, spec=spec, idempotency_key=key))
@@ -145,18 +146,13 @@ class StudyServicer(pb_grpc.StudyServiceServicer):
             ) from None
 
 
-def check_study(spec: StudySpec) -> None:
-    """What must hold of a study beyond its types.
+def check_submission(spec: StudySpec) -> None:
+    """What must hold of a submitted study beyond its types; scootctl checked the same, others may not have.
 
     Raises:
         UserError: names the key at fault.
     """
-    if not 1 <= spec.budget.trials <= limits.TRIALS:
-        raise UserError(f"{spec.budget.trials} trials are not within 1..{limits.TRIALS}", key="budget.trials")
-    if not 1 <= spec.budget.parallelism <= limits.PARALLELISM:
-        raise UserError(f"{spec.budget.parallelism} is not within 1..{limits.PARALLELISM}", key="budget.parallelism")
-    if spec.budget.max_attempts < 1:
-        raise UserError("at least one attempt is needed", key="budget.max_attempts")
+    check_study(spec)
     if spec.workload_facts is None:
         raise UserError("the workload is not resolved", key="workload_facts", hint="submit with scootctl")
     metrics_of(spec.objectives)

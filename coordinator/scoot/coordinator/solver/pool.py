@@ -211,6 +211,8 @@ class _Worker:
         self._calls += 1
         request = protocol.Request(id=self._calls, method=method, ask=ask)
         line = b""
+        if stdin.is_closing():  # it ended before it was asked; uvloop would raise a bare RuntimeError
+            raise SolverError(await self._obituary())
         with contextlib.suppress(ConnectionError):  # it ended: what it said is read below
             stdin.write(msgspec.json.encode(request) + b"\n")
             await stdin.drain()
