@@ -17,7 +17,7 @@ import psutil
 from scoot.benchmark.workload import profile_rows, resolve
 from scoot.cli.client import Coordinator as Client
 from scoot.cli.view import StudyDetail
-from scoot.wire.endpoint import parse_endpoint
+from scoot.wire.endpoint import TlsFiles, parse_endpoint
 from scoot.wire.lease import LeasePolicy
 from scoot.wire.spec import (
     ArrivalProcess,
@@ -85,8 +85,12 @@ class Daemon:
 class Rig:
     """A coordinator and its agents in one folder."""
 
-    def __init__(self, folder: pathlib.Path, agents: int = 1, slots: int = 1) -> None:
+    def __init__(
+        self, folder: pathlib.Path, agents: int = 1, slots: int = 1, tls: dict[str, TlsFiles] | None = None
+    ) -> None:
+        """`tls`: certificates of "coordinator", "agent" and "client"; plaintext without."""
         self.folder = folder
+        self.tls = tls or {}
         self.coordinator = self._coordinator("127.0.0.1:0")
         self.agents: list[Daemon] = []
         self._counts = (agents, slots)
@@ -98,6 +102,9 @@ class Rig:
         argv += ["--listen", listen, "--ready-file", str(ready)]
         for name in LEASE.__struct_fields__:
             argv += ["--lease", f"{name}={getattr(LEASE, name)}"]
+        if "coordinator" in self.tls:
+            files = self.tls["coordinator"]
+            argv += ["--tls-ca", files.ca, "--tls-cert", files.cert, "--tls-key", files.key]
         return Daemon("coordinator", argv, self.folder, ready)
 
     def _agent(self, number: int, slots: int) -> Daemon:
@@ -107,6 +114,10 @@ class Rig:
             f'[agent]\nid = "{name}"\ncoordinator = "{self.address}"\ndata_dir = "{self.folder / name}"\n'
             f'cpu_slots = {slots}\nreserve_memory_gib = 0.1\n[engines.mock]\nkind = "mock"\n'
         )
+        if "agent" in self.tls:
+            files = self.tls["agent"]
+            with config.open("a") as file:
+                file.write(f'[tls]\nca = "{files.ca}"\ncert = "{files.cert}"\nkey = "{files.key}"\n')
         ready = self.folder / f"{name}.ready"
         argv = [sys.executable, "-m", "scoot.agent", "--config", str(config), "--once-ready-file", str(ready)]
         return Daemon(name, argv, self.folder, ready)
@@ -126,7 +137,7 @@ class Rig:
             await agent.ready()
 
     def client(self) -> Client:
-        return Client(parse_endpoint(self.address))
+        return Client(parse_endpoint(self.address), self.tls.get("client"))
 
     async def until(self, study_id: str, condition: Callable[[StudyDetail], bool]) -> StudyDetail:
         """The first state of the study that satisfies `condition`."""
@@ -154,8 +165,10 @@ class Rig:
 
 
 @contextlib.asynccontextmanager
-async def rig(folder: pathlib.Path, agents: int = 1, slots: int = 1) -> AsyncIterator[Rig]:
-    made = Rig(folder, agents, slots)
+async def rig(
+    folder: pathlib.Path, agents: int = 1, slots: int = 1, tls: dict[str, TlsFiles] | None = None
+) -> AsyncIterator[Rig]:
+    made = Rig(folder, agents, slots, tls)
     try:
         await made.start()
         yield made
@@ -184,7 +197,7 @@ def study(trials: int = 6, parallelism: int = 1, orders: int = 0, **options: Sca
         objectives=(Objective(metric="ttft_mean"), Objective(metric="tpot_mean")),
         budget=Budget(trials=trials, parallelism=parallelism, max_attempts=10),
         confirm=Confirm(arrival_orders=orders),
-        limits=Limits(lateness_p99_ms=500.0, start_timeout_s=30.0, stall_timeout_s=10.0, client_cpu_share=2.0),
+        limits=Limits(lateness_p99_ms=500.0, start_timeout_s=30.0, stall_timeout_s=10.0, client_cpu_share=1.0),
     )
 
 
