@@ -103,7 +103,8 @@ async def run_study(address: str, spec: StudySpec, key: str, processes: dict[str
         created = await client.create_study(
             msgspec.structs.replace(spec, workload_facts=resolved.facts), resolved.blob, key
         )
-        async for detail in client.watch_study(created.study_id):
+        detail = await client.get_study(created.study_id)
+        async for detail in client.watch_study(created.study_id):  # noqa: B007 - the last one is looked at below
             for name, process in processes.items():
                 PEAK[name] = max(PEAK.get(name, 0), process.memory_info().rss)
         seconds = time.perf_counter() - started

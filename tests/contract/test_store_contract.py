@@ -19,7 +19,6 @@ from scoot.coordinator.store.base import Change, Segment, SegmentInfo, Snapshot,
 from scoot.coordinator.store.faulty import FaultPlan, FaultyStore
 from scoot.coordinator.store.memory import MemoryStore
 from scoot.coordinator.store.sqlite import SqliteStore
-from scoot.coordinator.study.state import StudyState, TrialState
 from scoot.wire.errors import (
     LocalProtocolError,
     PermanentInfraError,
@@ -28,6 +27,7 @@ from scoot.wire.errors import (
     TransientError,
     UserError,
 )
+from scoot.wire.states import StudyState, TrialState
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "store"
 SAMPLE = msgspec.json.decode((GOLDEN / "v1.json").read_bytes(), type=Snapshot)

@@ -15,7 +15,7 @@ from scoot.coordinator.report.build import build_results
 from scoot.coordinator.report.html import render_html
 from scoot.coordinator.report.markdown import render_markdown
 from scoot.coordinator.report.results import Results, decode_results, encode_results, results_json_schema
-from scoot.coordinator.study.state import StudyRecord, StudyState, TrialKind, TrialRecord, TrialState
+from scoot.coordinator.study.state import StudyRecord, TrialRecord
 from scoot.wire.measurement import Distribution, LoadAudit, Metrics, PhaseTime, RunResult, Validity
 from scoot.wire.reasons import Reason
 from scoot.wire.spec import (
@@ -31,6 +31,7 @@ from scoot.wire.spec import (
     Workload,
     WorkloadFacts,
 )
+from scoot.wire.states import StudyState, TrialKind, TrialState
 
 GOLDEN = Path(__file__).parent / "report"
 ROOT = Path(__file__).parents[2]

@@ -14,7 +14,7 @@ from coordinator_desk import FAST, Agent, batch, desk, requests, spec, submit
 
 from scoot.coordinator.store.faulty import Action, Fault, FaultPlan, FaultyStore, Operation
 from scoot.coordinator.store.memory import MemoryStore
-from scoot.coordinator.study.state import AttemptState, StudyState, TrialState
+from scoot.coordinator.study.state import AttemptState
 from scoot.v1 import agent_service_pb2 as agent_pb
 from scoot.v1 import measurement_pb2 as measurement_pb
 from scoot.v1 import study_service_pb2 as pb
@@ -22,6 +22,7 @@ from scoot.wire import columns
 from scoot.wire.measurement import AttemptOutcome
 from scoot.wire.reasons import Reason
 from scoot.wire.spec import Budget, Objective, Parameter, ParameterKind
+from scoot.wire.states import StudyState, TrialState
 
 
 async def test_a_study_from_submission_to_its_report(tmp_path: pathlib.Path) -> None:

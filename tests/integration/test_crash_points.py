@@ -18,12 +18,13 @@ from coordinator_desk import Agent, Desk, batch, desk, requests, spec, submit
 
 from scoot.coordinator.store.faulty import Action, Fault, FaultPlan, FaultyStore, Operation, StoreCrash, When
 from scoot.coordinator.store.memory import MemoryStore
-from scoot.coordinator.study.state import StudyState, TrialRecord
+from scoot.coordinator.study.state import TrialRecord
 from scoot.v1 import agent_service_pb2 as agent_pb
 from scoot.wire import columns
 from scoot.wire.assignment import Assignment
 from scoot.wire.measurement import AttemptOutcome, LoadAudit
 from scoot.wire.protobuf import from_message
+from scoot.wire.states import StudyState
 
 DEADLINE_S = 30.0
 

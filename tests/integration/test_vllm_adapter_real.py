@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from scoot.agent.core.classify import classify_start
-from scoot.agent.engines.base import EngineAdapter, EngineSettings, LaunchRequest, make_adapter
+from scoot.agent.engines.base import EngineAdapter, EngineSettings, LaunchRequest
+from scoot.agent.engines.registry import make_adapter
 from scoot.agent.host import cgroup, logs
 from scoot.agent.host.ports import free_port, port_is_free
 from scoot.agent.host.process import EngineProcess, spawn_engine

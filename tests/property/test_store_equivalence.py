@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from scoot.coordinator.store.base import Change, Segment, Snapshot, Store
 from scoot.coordinator.store.memory import MemoryStore
 from scoot.coordinator.store.sqlite import SqliteStore
-from scoot.coordinator.study.state import AttemptState, StudyState, TrialState
+from scoot.coordinator.study.state import AttemptState
 from scoot.wire.errors import ScootError
+from scoot.wire.states import StudyState, TrialState
 
 SAMPLE = msgspec.json.decode((Path(__file__).parents[1] / "golden" / "store" / "v1.json").read_bytes(), type=Snapshot)
 replace = msgspec.structs.replace

@@ -38,7 +38,7 @@ from scoot.coordinator.study.events import (
 )
 from scoot.coordinator.study.invariants import violations
 from scoot.coordinator.study.machine import resume, step
-from scoot.coordinator.study.state import AttemptState, StudyState, TrialKind, TrialState
+from scoot.coordinator.study.state import AttemptState
 from scoot.wire.assignment import Device, EngineOffer, Inventory
 from scoot.wire.lease import LeaseState
 from scoot.wire.measurement import AttemptOutcome, Distribution, LoadAudit, Metrics, RunResult, Validity
@@ -55,6 +55,7 @@ from scoot.wire.spec import (
     Workload,
     WorkloadFacts,
 )
+from scoot.wire.states import StudyState, TrialKind, TrialState
 
 SEEDS = int(os.environ.get("SCOOT_SIM_SEEDS", "150"))
 FAULTY_STEPS = 150

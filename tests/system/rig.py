@@ -16,7 +16,6 @@ import psutil
 
 from scoot.benchmark.workload import profile_rows, resolve
 from scoot.cli.client import Coordinator as Client
-from scoot.cli.view import StudyDetail
 from scoot.wire.endpoint import TlsFiles, parse_endpoint
 from scoot.wire.lease import LeasePolicy
 from scoot.wire.spec import (
@@ -34,6 +33,7 @@ from scoot.wire.spec import (
     StudySpec,
     Workload,
 )
+from scoot.wire.view import StudyDetail
 
 LEASE = LeasePolicy(heartbeat_s=0.5, self_fence_s=6.0, lost_s=8.0, reassign_s=14.0, stop_grace_s=3.0, kill_grace_s=2.0)
 PATIENCE_S = 60.0

@@ -8,8 +8,9 @@ import re
 import pytest
 from rig import Rig, rig, study, submit
 
-from scoot.cli.view import StudyDetail, StudyState, TrialState
 from scoot.coordinator.store.doctor import check_store
+from scoot.wire.states import StudyState, TrialState
+from scoot.wire.view import StudyDetail
 
 pytestmark = pytest.mark.timeout(180)
 

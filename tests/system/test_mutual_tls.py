@@ -10,8 +10,8 @@ from rig import rig, study, submit
 
 from scoot.cli.client import Coordinator as Client
 from scoot.cli.exits import CoordinatorUnreachableError
-from scoot.cli.view import StudyState
 from scoot.wire.endpoint import TlsFiles, parse_endpoint
+from scoot.wire.states import StudyState
 
 pytestmark = pytest.mark.timeout(120)
 

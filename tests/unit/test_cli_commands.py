@@ -21,8 +21,8 @@ from scoot.cli.exits import MEANING, ChildDiedError, CoordinatorUnreachableError
 from scoot.cli.main import cli, exit_code
 from scoot.cli.resolve import resolve_study
 from scoot.cli.run_folder import RunFolder, RunRecord, new_folder
-from scoot.cli.view import Report
 from scoot.wire.errors import PermanentInfraError, UserError
+from scoot.wire.view import Report
 
 STUDY = """\
 name = "chat"

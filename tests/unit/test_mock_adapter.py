@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from scoot.agent.engines.base import EngineAdapter, EngineSettings, LaunchRequest, make_adapter
+from scoot.agent.engines.base import EngineAdapter, EngineSettings, LaunchRequest
+from scoot.agent.engines.registry import make_adapter
 from scoot.wire.errors import UserError
 from scoot.wire.reasons import Reason
 from scoot.wire.spec import Config, Scalar, Service

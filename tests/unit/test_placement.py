@@ -12,14 +12,13 @@ from scoot.coordinator.study.state import (
     AttemptRecord,
     AttemptState,
     StudyRecord,
-    TrialKind,
     TrialRecord,
-    TrialState,
 )
 from scoot.wire.assignment import Device, EngineOffer, Inventory
 from scoot.wire.lease import LeaseState
 from scoot.wire.reasons import Reason
 from scoot.wire.spec import Budget, Objective, Service, StudySpec, Workload
+from scoot.wire.states import TrialKind, TrialState
 
 replace = msgspec.structs.replace
 

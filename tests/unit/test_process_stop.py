@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from scoot.agent.engines.base import EngineCommand
+from scoot.agent.core.command import EngineCommand
 from scoot.agent.host import cgroup, reaper
 from scoot.agent.host.process import EngineProcess, SpawnError, run_helper, spawn_engine, spawn_helper
 from scoot.agent.host.proctable import read_process

@@ -16,10 +16,11 @@ from scoot.cli.follow import exit_of
 from scoot.cli.live import LiveDisplay, PlainDisplay, make_display, screen
 from scoot.cli.progress import events, headline, progress
 from scoot.cli.text import columns, duration, number, one_line, percent, scalar
-from scoot.cli.view import Study, StudyDetail, StudyState, Trial, TrialKind, TrialState
 from scoot.wire.measurement import Distribution, LoadAudit, Metrics, RunResult, Validity
 from scoot.wire.reasons import Reason
 from scoot.wire.spec import Budget, Config, Confirm, Objective, Parameter, ParameterKind, Service, StudySpec, Workload
+from scoot.wire.states import StudyState, TrialKind, TrialState
+from scoot.wire.view import Study, StudyDetail, Trial
 
 SPEC = StudySpec(
     name="chat",

@@ -20,7 +20,7 @@ from scoot.coordinator.report.markdown import block, code, plain, render_markdow
 from scoot.coordinator.report.plot import MarkKind, linear_ticks, log_ticks, make_chart
 from scoot.coordinator.report.results import Results, encode_results, results_json_schema
 from scoot.coordinator.report.text import bound, number, objective_info, seconds
-from scoot.coordinator.study.state import StudyRecord, StudyState, TrialKind, TrialRecord, TrialState
+from scoot.coordinator.study.state import StudyRecord, TrialRecord
 from scoot.wire.measurement import Distribution, LoadAudit, Metrics, RunResult, Validity
 from scoot.wire.reasons import Reason
 from scoot.wire.spec import (
@@ -35,6 +35,7 @@ from scoot.wire.spec import (
     Workload,
     WorkloadFacts,
 )
+from scoot.wire.states import StudyState, TrialKind, TrialState
 
 SEEDS = (101, 102, 103)
 

@@ -24,7 +24,12 @@ from scoot.coordinator.store.faulty import (
     parse_plan,
 )
 from scoot.coordinator.store.memory import MemoryStore
-from scoot.coordinator.study.state import AgentRecord, AttemptState, StudyRecord, TrialRecord
+from scoot.coordinator.study.state import (
+    AgentRecord,
+    AttemptState,
+    StudyRecord,
+    TrialRecord,
+)
 from scoot.wire.errors import LocalProtocolError, PermanentInfraError, TransientError, UserError
 
 SAMPLE = msgspec.json.decode((Path(__file__).parents[1] / "golden" / "store" / "v1.json").read_bytes(), type=Snapshot)

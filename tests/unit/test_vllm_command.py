@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scoot.agent.engines.base import EngineAdapter, EngineSettings, LaunchRequest, make_adapter
+from scoot.agent.engines.base import EngineAdapter, EngineSettings, LaunchRequest
+from scoot.agent.engines.registry import make_adapter
 from scoot.agent.engines.vllm import ALLOWED_OPTIONS, VllmAdapter, _Probe
 from scoot.wire.assignment import Device
 from scoot.wire.errors import UserError

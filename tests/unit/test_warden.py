@@ -198,7 +198,7 @@ def test_refresh_records_members(held: Held) -> None:
 AGENT = """
 import asyncio, sys
 from pathlib import Path
-from scoot.agent.engines.base import EngineCommand
+from scoot.agent.core.command import EngineCommand
 from scoot.agent.host.process import spawn_engine
 
 async def main():

@@ -18,7 +18,8 @@ from typing import Any, Final
 from scoot.agent.config import AgentConfig
 from scoot.agent.core import guard
 from scoot.agent.core.run import failure
-from scoot.agent.engines.base import EngineAdapter, make_adapter
+from scoot.agent.engines.base import EngineAdapter
+from scoot.agent.engines.registry import make_adapter
 from scoot.agent.folders import AttemptFolders
 from scoot.agent.host import cgroup, memory, reaper
 from scoot.agent.host.gpu import GpuSource, NvmlGpus
@@ -113,7 +114,10 @@ class Daemon:
             state_dir = config.data_dir / "engines"
             await asyncio.to_thread(state_dir.mkdir, exist_ok=True)
             await self._sweep(state_dir)
-            adapters = {name: make_adapter(settings) for name, settings in config.engines.items()}
+            support = await asyncio.to_thread(cgroup.probe)
+            await asyncio.to_thread(cgroup.remove_empty, support)
+            cache = config.data_dir / "cache"
+            adapters = {name: make_adapter(item, cache_dir=cache) for name, item in config.engines.items()}
             if not await self._probe(adapters):
                 return
             devices = await asyncio.to_thread(self._find_devices)
@@ -135,7 +139,7 @@ class Daemon:
                     uploader=uploader,
                     reserve_memory_bytes=config.reserve_memory_bytes,
                     clock=self._clock,
-                    cgroups=await asyncio.to_thread(cgroup.probe),
+                    cgroups=support,
                 ),
                 devices,
             )

@@ -10,8 +10,9 @@ from typing import Any, Final
 import msgspec
 
 from scoot.agent import canary
+from scoot.agent.core.command import EngineCommand
 from scoot.agent.core.plan import Prompting
-from scoot.agent.engines.base import EngineAdapter, EngineCommand, LaunchRequest
+from scoot.agent.engines.base import EngineAdapter, LaunchRequest
 from scoot.agent.host import logs
 from scoot.agent.host.cgroup import CgroupSupport
 from scoot.agent.host.ports import port_is_free

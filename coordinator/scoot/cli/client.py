@@ -13,12 +13,12 @@ import grpc.aio
 
 from scoot.cli import codec
 from scoot.cli.exits import CoordinatorUnreachableError
-from scoot.cli.view import Agent, Report, Study, StudyDetail
 from scoot.v1 import agent_service_pb2, study_service_pb2, study_service_pb2_grpc
 from scoot.wire import limits
 from scoot.wire.endpoint import Endpoint, TlsFiles, require_tls
 from scoot.wire.errors import PermanentInfraError, RemoteProtocolError, UserError
 from scoot.wire.spec import StudySpec
+from scoot.wire.view import Agent, Report, Study, StudyDetail
 
 T = TypeVar("T")
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from scoot.cli.view import Agent, Report, Study, StudyDetail
 from scoot.v1 import study_pb2, study_service_pb2
 from scoot.wire.protobuf import from_message, to_message
 from scoot.wire.spec import StudySpec
+from scoot.wire.view import Agent, Report, Study, StudyDetail
 
 
 def spec_message(spec: StudySpec) -> study_pb2.StudySpec:

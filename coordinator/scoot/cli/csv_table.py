@@ -9,9 +9,9 @@ from typing import Final
 import msgspec
 
 from scoot.cli.text import one_line, scalar
-from scoot.cli.view import StudyDetail, Trial
 from scoot.wire.measurement import Distribution, RunResult
 from scoot.wire.reasons import blame_of
+from scoot.wire.view import StudyDetail, Trial
 
 _LATENCIES: Final = ("ttft_ms", "tpot_ms", "itl_ms", "e2e_ms", "ttft_from_send_ms", "e2e_from_send_ms", "lateness_ms")
 _COUNTS: Final = (

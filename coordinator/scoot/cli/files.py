@@ -6,8 +6,8 @@ import os
 import tempfile
 from pathlib import Path
 
-from scoot.cli.view import Report
 from scoot.wire.errors import UserError
+from scoot.wire.view import Report
 
 
 def write_file(path: Path, data: bytes) -> None:

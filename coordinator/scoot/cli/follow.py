@@ -10,7 +10,8 @@ from scoot.cli.client import Coordinator
 from scoot.cli.exits import CoordinatorUnreachableError, Exit
 from scoot.cli.interrupts import Interrupts
 from scoot.cli.live import Display
-from scoot.cli.view import StudyDetail, StudyState
+from scoot.wire.states import StudyState
+from scoot.wire.view import StudyDetail
 
 T = TypeVar("T")
 

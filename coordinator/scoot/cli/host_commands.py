@@ -11,8 +11,8 @@ import msgspec
 from scoot.cli.options import AS_JSON, OVERRIDES, STUDY_FILE, Connection, connection_options, print_json, run_async
 from scoot.cli.resolve import ResolvedStudy, resolve_study
 from scoot.cli.text import columns, one_line, scalar
-from scoot.cli.view import Agent
 from scoot.wire.spec import Parameter
+from scoot.wire.view import Agent
 
 
 @click.command()

@@ -14,7 +14,8 @@ from rich.text import Text
 
 from scoot.cli.progress import Progress, TrialRow, events, progress
 from scoot.cli.text import duration, number, percent, scalar
-from scoot.cli.view import StudyDetail, TrialState
+from scoot.wire.states import TrialState
+from scoot.wire.view import StudyDetail
 
 _STYLES = {
     TrialState.SUCCEEDED: "green",

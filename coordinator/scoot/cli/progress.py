@@ -9,8 +9,9 @@ import msgspec
 
 from scoot.cli.text import number, one_line, percent, scalar
 from scoot.cli.validators import Direction, Metric, metrics_of, objective_values
-from scoot.cli.view import StudyDetail, StudyState, Trial, TrialKind, TrialState
 from scoot.wire.spec import Config
+from scoot.wire.states import StudyState, TrialKind, TrialState
+from scoot.wire.view import StudyDetail, Trial
 
 
 class _Row(msgspec.Struct, frozen=True, kw_only=True):

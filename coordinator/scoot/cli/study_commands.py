@@ -19,8 +19,8 @@ from scoot.cli.options import AS_JSON, OVERRIDES, STUDY_FILE, Connection, connec
 from scoot.cli.progress import headline, progress
 from scoot.cli.resolve import resolve_study
 from scoot.cli.text import columns, duration, number, one_line, scalar
-from scoot.cli.view import Study
 from scoot.wire.errors import UserError
+from scoot.wire.view import Study
 
 _STUDY_ID = click.argument("study_id", metavar="ID")
 

@@ -20,11 +20,11 @@ from scoot.cli.interrupts import Interrupts
 from scoot.cli.live import Display
 from scoot.cli.progress import headline
 from scoot.cli.run_folder import RunFolder, RunRecord
-from scoot.cli.view import StudyDetail
 from scoot.wire.assignment import EngineOffer
 from scoot.wire.endpoint import Endpoint, parse_endpoint
 from scoot.wire.errors import UserError
 from scoot.wire.lease import LeaseState
+from scoot.wire.view import StudyDetail
 
 T = TypeVar("T")
 

@@ -15,6 +15,7 @@ from typing import Final, Protocol, runtime_checkable
 
 import msgspec
 
+from scoot.agent.core.command import EngineCommand
 from scoot.benchmark.plan import PromptMode
 from scoot.wire import limits
 from scoot.wire.assignment import Device, EngineOffer
@@ -71,14 +72,6 @@ class LaunchRequest(msgspec.Struct, frozen=True, kw_only=True):
     devices: tuple[Device, ...]
     port: int
     workdir: str
-
-
-class EngineCommand(msgspec.Struct, frozen=True, kw_only=True):
-    """How to start an engine: argument list, complete environment, and files to write into its folder first."""
-
-    argv: tuple[str, ...]
-    env: dict[str, str]
-    files: dict[str, str] = {}
 
 
 @runtime_checkable
@@ -141,25 +134,15 @@ class EngineAdapter(Protocol):
         ...
 
 
-def make_adapter(settings: EngineSettings, *, cache_dir: Path | None = None) -> EngineAdapter:
-    """The adapter for `settings.kind`; `cache_dir` keeps what slow probes found over restarts of the agent.
+def check_settings(settings: EngineSettings) -> None:
+    """Refuse settings that allow what cannot be a flag or a variable.
 
     Raises:
-        UserError: no such kind, or settings it cannot use.
+        UserError: names the engine's table.
     """
-    from scoot.agent.engines.mock import MockAdapter
-    from scoot.agent.engines.vllm import VllmAdapter
-
     for name in (*settings.allow_options, *settings.allow_env):
         if not _ENV_NAME.fullmatch(name):
             raise UserError(f"{name!r} is not a flag or variable name", key=f"engines.{settings.kind}")
-    if settings.kind == "vllm":
-        return VllmAdapter(settings, cache_dir=cache_dir)
-    if settings.kind == "mock":
-        return MockAdapter(settings)
-    raise UserError(
-        f"no adapter for engine kind {settings.kind!r}", key="engines.kind", hint='known kinds are "vllm" and "mock"'
-    )
 
 
 def check_name(name: str, *, key: str) -> str:

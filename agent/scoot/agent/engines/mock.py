@@ -14,8 +14,9 @@ from typing import Final
 
 import msgspec
 
+from scoot.agent.core.command import EngineCommand
 from scoot.agent.engines import base
-from scoot.agent.engines.base import EngineCommand, EngineSettings, LaunchRequest
+from scoot.agent.engines.base import EngineSettings, LaunchRequest
 from scoot.benchmark.plan import PromptMode
 from scoot.wire.assignment import EngineOffer
 from scoot.wire.errors import UserError

@@ -23,8 +23,9 @@ from typing import Any, Final
 
 import msgspec
 
+from scoot.agent.core.command import EngineCommand
 from scoot.agent.engines import base, vllm_probe
-from scoot.agent.engines.base import EngineCommand, EngineSettings, LaunchRequest
+from scoot.agent.engines.base import EngineSettings, LaunchRequest
 from scoot.agent.host.process import SpawnError, run_helper
 from scoot.benchmark.plan import PromptMode
 from scoot.wire import limits

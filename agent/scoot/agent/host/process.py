@@ -22,7 +22,7 @@ from typing import Any, Final, Self
 
 import msgspec
 
-from scoot.agent.engines.base import EngineCommand
+from scoot.agent.core.command import EngineCommand
 from scoot.agent.host import cgroup, reaper, warden
 from scoot.agent.host.proctable import TOKEN_VARIABLE, Process, below, boot_id, read_process, read_processes
 from scoot.wire.errors import LocalProtocolError, PermanentInfraError

@@ -34,9 +34,10 @@ from scoot.coordinator.report.results import (
 )
 from scoot.coordinator.report.text import objective_info
 from scoot.coordinator.study.history import best_of
-from scoot.coordinator.study.state import StudyRecord, TrialKind, TrialRecord, TrialState
+from scoot.coordinator.study.state import StudyRecord, TrialRecord
 from scoot.wire.reasons import blame_of
 from scoot.wire.spec import StudySpec
+from scoot.wire.states import TrialKind, TrialState
 
 
 def build_results(study: StudyRecord, trials: Sequence[TrialRecord], *, scoot_version: str, now_s: float) -> Results:

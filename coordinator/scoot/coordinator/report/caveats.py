@@ -8,8 +8,8 @@ from typing import Final
 from scoot.coordinator.report.command import scalar_text
 from scoot.coordinator.report.results import Caveat, Results, TrialResult
 from scoot.coordinator.report.text import numbers, percent
-from scoot.coordinator.study.state import StudyState, TrialKind, TrialState
 from scoot.wire.spec import Limits
+from scoot.wire.states import StudyState, TrialKind, TrialState
 
 _PRETEND_ENGINES: Final = ("mock", "simulated")
 

@@ -16,7 +16,7 @@ from scoot.coordinator.objective.metric import Direction
 from scoot.coordinator.report.command import config_text
 from scoot.coordinator.report.results import ObjectiveInfo, Results, TrialResult
 from scoot.coordinator.report.text import numbers, quantity
-from scoot.coordinator.study.state import TrialKind
+from scoot.wire.states import TrialKind
 
 WIDTH: Final = 720
 HEIGHT: Final = 400

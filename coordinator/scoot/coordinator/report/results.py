@@ -12,10 +12,10 @@ from typing import Any, Final
 import msgspec
 
 from scoot.coordinator.objective.metric import Direction
-from scoot.coordinator.study.state import StudyState, TrialKind, TrialState
 from scoot.wire.measurement import LoadAudit, Metrics, PhaseTime, Validity
 from scoot.wire.reasons import Blame, Reason
 from scoot.wire.spec import Config, StudySpec
+from scoot.wire.states import StudyState, TrialKind, TrialState
 
 RESULTS_SCHEMA: Final = 1
 """Raised when a field is removed or changes its meaning; added fields leave it alone."""

@@ -8,8 +8,8 @@ from scoot.coordinator.objective.metric import Direction
 from scoot.coordinator.report.command import flat_line, scalar_text, shell_line
 from scoot.coordinator.report.results import Improvement, ObjectiveInfo, Results, TrialResult
 from scoot.coordinator.report.text import bound, moment, number, one_line, percent, quantity, seconds
-from scoot.coordinator.study.state import TrialKind
 from scoot.wire.spec import ArrivalProcess, Workload
+from scoot.wire.states import TrialKind
 
 
 class _Value(msgspec.Struct, frozen=True, kw_only=True):

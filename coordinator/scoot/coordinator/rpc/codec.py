@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import msgspec
-
 from scoot.coordinator.rpc.progress import ProgressTable
 from scoot.coordinator.store.base import Segment
 from scoot.coordinator.study.draft import CoordinatorState
 from scoot.coordinator.study.events import AgentConnected, AttemptRef
 from scoot.coordinator.study.history import best_of
 from scoot.coordinator.study.placement import busy_devices
-from scoot.coordinator.study.state import AttemptState, StudyRecord, TrialKind, TrialRecord
+from scoot.coordinator.study.state import AttemptState, StudyRecord, TrialRecord
 from scoot.v1 import agent_service_pb2 as agent_pb
 from scoot.v1 import measurement_pb2 as measurement_pb
 from scoot.v1 import study_pb2 as study_pb
@@ -20,46 +18,11 @@ from scoot.v1 import study_service_pb2 as service_pb
 from scoot.v1 import trial_pb2 as trial_pb
 from scoot.wire.assignment import Assignment, Inventory
 from scoot.wire.columns import TimingBatch
-from scoot.wire.measurement import AttemptOutcome, RunResult
+from scoot.wire.measurement import AttemptOutcome
 from scoot.wire.protobuf import from_message, to_message
-from scoot.wire.reasons import Reason
-from scoot.wire.spec import Config, StudySpec
-
-
-class _StudyView(msgspec.Struct, frozen=True, kw_only=True):
-    """Mirror of scoot.v1.Study."""
-
-    study_id: str
-    spec: StudySpec
-    state: str
-    created_at_s: float
-    ended_at_s: float
-    waiting: str
-    message: str
-    trials_finished: int
-    trials_running: int
-    best_trial: int | None
-
-
-class _TrialView(msgspec.Struct, frozen=True, kw_only=True):
-    """Mirror of scoot.v1.Trial."""
-
-    number: int
-    kind: str
-    state: str
-    config: Config
-    effective_config: Config
-    reason: Reason | None
-    message: str
-    runs: tuple[RunResult, ...]
-    attempts: int
-    agent: str
-    phase: str
-    source: str
-    confirms: int | None
-    requests_completed: int
-    started_at_s: float
-    ended_at_s: float
+from scoot.wire.spec import StudySpec
+from scoot.wire.states import TrialKind, TrialState
+from scoot.wire.view import Study, Trial
 
 
 def spec_from(message: study_pb.StudySpec) -> StudySpec:
@@ -74,16 +37,16 @@ def spec_from(message: study_pb.StudySpec) -> StudySpec:
 def study_message(study: StudyRecord, trials: Mapping[int, TrialRecord]) -> study_pb.Study:
     """A study as its users see it."""
     searched = [trial for trial in trials.values() if trial.kind is not TrialKind.CONFIRMATION]
-    view = _StudyView(
+    view = Study(
         study_id=study.study_id,
         spec=study.spec,
-        state=study.state.value,
+        state=study.state,
         created_at_s=study.created_at_s,
         ended_at_s=study.ended_at_s,
         waiting=study.waiting,
         message=study.message,
         trials_finished=sum(trial.state.is_terminal for trial in searched),
-        trials_running=sum(trial.state.value == "RUNNING" for trial in trials.values()),
+        trials_running=sum(trial.state is TrialState.RUNNING for trial in trials.values()),
         best_trial=best_of(study, trials.values()),
     )
     return to_message(view, study_pb.Study())
@@ -102,10 +65,10 @@ def detail_message(state: CoordinatorState, study_id: str, progress: ProgressTab
 
 def _trial_message(trial: TrialRecord, progress: ProgressTable) -> trial_pb.Trial:
     seen = progress.get(f"{trial.study_id}/{trial.number}/{trial.attempts}") if not trial.state.is_terminal else None
-    view = _TrialView(
+    view = Trial(
         number=trial.number,
-        kind=trial.kind.value,
-        state=trial.state.value,
+        kind=trial.kind,
+        state=trial.state,
         config=trial.config,
         effective_config=trial.effective_config,
         reason=trial.reason,

@@ -11,7 +11,12 @@ from typing import Protocol
 
 import msgspec
 
-from scoot.coordinator.study.state import AgentRecord, AttemptRecord, StudyRecord, TrialRecord
+from scoot.coordinator.study.state import (
+    AgentRecord,
+    AttemptRecord,
+    StudyRecord,
+    TrialRecord,
+)
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):

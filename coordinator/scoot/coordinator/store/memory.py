@@ -14,7 +14,12 @@ from scoot.coordinator.store import record_codec
 from scoot.coordinator.store.base import Change, Segment, SegmentInfo, Snapshot
 from scoot.coordinator.store.segments import digest
 from scoot.coordinator.store.validate import check_segment, conflict, without_payload
-from scoot.coordinator.study.state import AgentRecord, AttemptRecord, StudyRecord, TrialRecord
+from scoot.coordinator.study.state import (
+    AgentRecord,
+    AttemptRecord,
+    StudyRecord,
+    TrialRecord,
+)
 from scoot.wire.errors import LocalProtocolError, PermanentInfraError, RemoteProtocolError
 
 R = TypeVar("R", bound=msgspec.Struct)

@@ -19,7 +19,12 @@ from scoot.coordinator.store.base import Change, Segment, SegmentInfo, Snapshot
 from scoot.coordinator.store.lock import DataDirLock
 from scoot.coordinator.store.segments import ContentFiles, digest
 from scoot.coordinator.store.validate import check_segment, conflict, without_payload
-from scoot.coordinator.study.state import AgentRecord, AttemptRecord, StudyRecord, TrialRecord
+from scoot.coordinator.study.state import (
+    AgentRecord,
+    AttemptRecord,
+    StudyRecord,
+    TrialRecord,
+)
 from scoot.wire.errors import LocalProtocolError, PermanentInfraError, RemoteProtocolError, UserError
 
 Row = tuple[Any, ...]

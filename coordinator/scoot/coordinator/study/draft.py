@@ -8,7 +8,12 @@ from typing import Any, TypeVar
 import msgspec
 
 from scoot.coordinator.study.effects import Effect
-from scoot.coordinator.study.state import AgentRecord, AttemptRecord, StudyRecord, TrialRecord
+from scoot.coordinator.study.state import (
+    AgentRecord,
+    AttemptRecord,
+    StudyRecord,
+    TrialRecord,
+)
 from scoot.coordinator.study.transitions import ATTEMPT_TRANSITIONS, STUDY_TRANSITIONS, TRIAL_TRANSITIONS
 from scoot.wire.errors import InvariantViolation
 

@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from scoot.coordinator.objective.best import best_trial
 from scoot.coordinator.objective.metric import directions_of, objective_values
 from scoot.coordinator.optimizer.base import Observation
-from scoot.coordinator.study.state import StudyRecord, TrialKind, TrialRecord, TrialState
+from scoot.coordinator.study.state import StudyRecord, TrialRecord
 from scoot.wire.reasons import Blame, blame_of
+from scoot.wire.states import TrialKind, TrialState
 
 
 def trial_values(study: StudyRecord, trial: TrialRecord) -> tuple[float, ...] | None:

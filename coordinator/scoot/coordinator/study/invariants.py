@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 
 from scoot.coordinator.study.draft import CoordinatorState
-from scoot.coordinator.study.state import AttemptState, StudyState, TrialKind, TrialState
+from scoot.coordinator.study.state import AttemptState
+from scoot.wire.states import StudyState, TrialKind, TrialState
 
 
 def violations(state: CoordinatorState) -> list[str]:

@@ -39,16 +39,14 @@ from scoot.coordinator.study.state import (
     AttemptRecord,
     AttemptState,
     StudyRecord,
-    StudyState,
-    TrialKind,
     TrialRecord,
-    TrialState,
 )
 from scoot.coordinator.study.transitions import ATTEMPT_TRANSITIONS, STUDY_TRANSITIONS, TRIAL_TRANSITIONS
 from scoot.wire.errors import InvariantViolation
 from scoot.wire.lease import LeaseState
 from scoot.wire.measurement import RunResult
 from scoot.wire.reasons import Blame, Reason, blame_of
+from scoot.wire.states import StudyState, TrialKind, TrialState
 
 __all__ = ["ATTEMPT_TRANSITIONS", "STUDY_TRANSITIONS", "TRIAL_TRANSITIONS", "resume", "step"]
 

@@ -13,11 +13,17 @@ from typing import Final
 import msgspec
 
 from scoot.coordinator.study.draft import CoordinatorState
-from scoot.coordinator.study.state import AgentRecord, AttemptState, StudyRecord, TrialRecord, TrialState
+from scoot.coordinator.study.state import (
+    AgentRecord,
+    AttemptState,
+    StudyRecord,
+    TrialRecord,
+)
 from scoot.wire.errors import UserError
 from scoot.wire.lease import LeaseState
 from scoot.wire.reasons import Blame, blame_of
 from scoot.wire.spec import Service
+from scoot.wire.states import TrialState
 from scoot.wire.topology import topology
 
 PASSES_MAX: Final = 8

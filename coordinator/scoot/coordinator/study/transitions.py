@@ -5,7 +5,8 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import Final
 
-from scoot.coordinator.study.state import AttemptState, StudyState, TrialState
+from scoot.coordinator.study.state import AttemptState
+from scoot.wire.states import StudyState, TrialState
 
 _A = AttemptState
 _T = TrialState

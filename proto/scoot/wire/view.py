@@ -1,11 +1,9 @@
-"""Studies, trials and agents as scootctl sees them. They mirror scoot.v1's messages field by field. Pure.
+"""Studies, trials and agents as users see them: what the coordinator tells and scootctl shows. They mirror scoot.v1.
 
 Times ending in `_at_s` are seconds since the epoch, for display only.
 """
 
 from __future__ import annotations
-
-from enum import StrEnum
 
 import msgspec
 
@@ -14,45 +12,7 @@ from scoot.wire.lease import LeaseState
 from scoot.wire.measurement import RunResult
 from scoot.wire.reasons import Reason
 from scoot.wire.spec import Config, StudySpec
-
-
-class StudyState(StrEnum):
-    """Where a study is."""
-
-    SEARCHING = "SEARCHING"
-    CONFIRMING = "CONFIRMING"
-    COMPLETED = "COMPLETED"
-    CANCELLED = "CANCELLED"
-    FAILED = "FAILED"
-
-    @property
-    def is_terminal(self) -> bool:
-        """Whether nothing will happen to the study any more."""
-        return self in (StudyState.COMPLETED, StudyState.CANCELLED, StudyState.FAILED)
-
-
-class TrialState(StrEnum):
-    """Where a trial is."""
-
-    PENDING = "PENDING"
-    RUNNING = "RUNNING"
-    SUCCEEDED = "SUCCEEDED"
-    INFEASIBLE = "INFEASIBLE"
-    FAILED = "FAILED"
-    CANCELLED = "CANCELLED"
-
-    @property
-    def is_terminal(self) -> bool:
-        """Whether the trial's outcome is final."""
-        return self not in (TrialState.PENDING, TrialState.RUNNING)
-
-
-class TrialKind(StrEnum):
-    """Why a trial exists."""
-
-    DEFAULT = "DEFAULT"
-    SUGGESTED = "SUGGESTED"
-    CONFIRMATION = "CONFIRMATION"
+from scoot.wire.states import StudyState, TrialKind, TrialState
 
 
 class _View(msgspec.Struct, frozen=True, kw_only=True):
