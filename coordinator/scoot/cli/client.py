@@ -30,9 +30,6 @@ _TRIES: Final = 3
 _READY_S: Final = 3.0
 """Idempotent calls are repeated so often when the connection breaks, each time waiting so long for a new one."""
 
-_ANSWER_BYTES: Final = 64 * 1024 * 1024
-"""Answers of a coordinator one chose oneself may be larger than MESSAGE_BYTES: a report of thousands of trials is."""
-
 _USER_CODES: Final = (
     grpc.StatusCode.INVALID_ARGUMENT,
     grpc.StatusCode.NOT_FOUND,
@@ -55,7 +52,7 @@ class Coordinator:
         require_tls(endpoint, tls, key="--coordinator")
         self.endpoint = endpoint
         options = [
-            ("grpc.max_receive_message_length", _ANSWER_BYTES),
+            ("grpc.max_receive_message_length", limits.REPLY_BYTES),
             ("grpc.max_send_message_length", limits.MESSAGE_BYTES),
             ("grpc.initial_reconnect_backoff_ms", 200),
             ("grpc.max_reconnect_backoff_ms", 2_000),

@@ -9,7 +9,10 @@ from __future__ import annotations
 from typing import Final
 
 MESSAGE_BYTES: Final = 4 * 1024 * 1024
-"""Largest gRPC message either side accepts."""
+"""Largest gRPC message a coordinator or agent accepts."""
+
+REPLY_BYTES: Final = 64 * 1024 * 1024
+"""Largest answer to a user: a study's detail or report with thousands of trials."""
 
 BATCH_BYTES: Final = 1024 * 1024
 """Hard cap of one timing batch, inflated. The agent aims at BATCH_TARGET_BYTES."""

@@ -16,7 +16,7 @@ from scoot.wire.errors import UserError
 
 _OPTIONS = (
     ("grpc.max_receive_message_length", limits.MESSAGE_BYTES),
-    ("grpc.max_send_message_length", limits.MESSAGE_BYTES),
+    ("grpc.max_send_message_length", limits.REPLY_BYTES),
     ("grpc.so_reuseport", 0),  # a second coordinator on the port must fail, not share it
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 10_000),
