@@ -5,7 +5,7 @@
 
 PYTHON = python3
 TRACE =
-TIME_SCALE = 0.1
+TIME_SCALE = 0.14
 ARGS =
 PYTEST_ARGS =
 TORCH_INDEX = https://download.pytorch.org/whl/cpu
