@@ -202,7 +202,7 @@ def test_the_headline_promises_the_worst_of_the_confirmed_orders() -> None:
         "Best configuration: trial 1",
         "  max_num_seqs = 64  (default 256)",
         "  chunked = true  (default true)",
-        "Against the default, worst of the same arrival orders:",
+        "Trial 1 against the default, worst of the same arrival orders:",
         "  ttft_mean 18 ms (-40.0 %)",
         "  request_throughput 4 1/s (-20.0 %)",
         "SLO it can promise (worst of 3 arrival orders):",
@@ -210,6 +210,21 @@ def test_the_headline_promises_the_worst_of_the_confirmed_orders() -> None:
         "  request_throughput >= 4 1/s (median 5)",
     )
     assert progress(done, 0.0).rows[3].label == "confirm-best of 1"
+
+
+def test_the_headline_keeps_the_default_where_the_lead_did_not_hold() -> None:
+    default, best = CONFIRMATIONS
+    slower = msgspec.structs.replace(best, runs=tuple(run(40.0, 1.0, index=n) for n in range(3)))
+    done = detail(DEFAULT, BETTER, default, slower, best_trial=1, state=StudyState.COMPLETED)
+    assert headline(done) == (
+        "Keep the default configuration: trial 1 led the search, but not when measured again.",
+        "Trial 1 against the default, worst of the same arrival orders:",
+        "  ttft_mean 40 ms (+33.3 %)",
+        "  request_throughput 1 1/s (-80.0 %)",
+        "SLO it can promise (worst of 3 arrival orders):",
+        "  ttft_mean <= 30 ms (median 25)",
+        "  request_throughput >= 5 1/s (median 5)",
+    )
 
 
 def test_the_headline_without_confirmation_and_without_a_best() -> None:

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scoot.coordinator.objective.confirmation import Lead, lead_of
 from scoot.coordinator.objective.metric import Direction
 from scoot.coordinator.report.build import build_results, improvement_percent, worst_of
 from scoot.coordinator.report.command import shell_line, tuned_flags
@@ -227,6 +228,33 @@ def test_slo_is_the_worst_order_and_pairing_is_by_order() -> None:
     assert "not-always-better" in codes(results)
     assert "+25.0 %" in next(c.text for c in results.caveats if c.code == "not-always-better")
     assert "TTFT mean ≤ 40.0 ms" in render_html(results)
+
+
+def test_a_lead_that_does_not_hold_keeps_the_default_and_promises_for_it() -> None:
+    results = build(
+        study(),
+        trial(0, run(40.0)),
+        trial(1, run(30.0)),
+        confirmation(2, 0, 40.0, 42.0, 44.0),
+        confirmation(3, 1, 50.0, 39.0, 60.0),
+    )
+    assert results.slo is not None
+    assert results.slo.lead is Lead.LOST
+    assert results.slo.promise[0].bound == 44.0
+    page = render_markdown(results)
+    assert "Keep the engine's default configuration: trial 1 led, but not when measured again" in page
+    assert "TTFT mean ≤ 44.0 ms" in page
+    assert "Tuned flags" not in page
+
+
+def test_the_lead_is_judged_by_medians_over_every_objective() -> None:
+    low, high = Direction.MINIMISE, Direction.MAXIMISE
+    assert lead_of([low], [3.0], [4.0]) is Lead.HELD
+    assert lead_of([low], [4.0], [4.0]) is Lead.HELD
+    assert lead_of([high], [3.0], [4.0]) is Lead.LOST
+    assert lead_of([low, high], [3.0, 3.0], [4.0, 4.0]) is Lead.MIXED
+    assert lead_of([low, high], [5.0, 3.0], [4.0, 4.0]) is Lead.LOST
+    assert lead_of([low, high], [4.0, 5.0], [4.0, 4.0]) is Lead.HELD
 
 
 def test_throughput_promises_the_least_over_the_orders() -> None:

@@ -8,7 +8,7 @@ from statistics import fmean, median
 import msgspec
 
 from scoot.cli.text import number, one_line, percent, scalar
-from scoot.cli.validators import Direction, Metric, metrics_of, objective_values
+from scoot.cli.validators import Direction, Lead, Metric, lead_of, metrics_of, objective_values
 from scoot.wire.spec import Config
 from scoot.wire.states import StudyState, TrialKind, TrialState
 from scoot.wire.view import StudyDetail, Trial
@@ -269,28 +269,65 @@ def _trial_event(row: TrialRow, previous: Trial | None) -> str:
 
 
 def headline(detail: StudyDetail) -> tuple[str, ...]:
-    """What the study found, for the end: the best configuration, what it brings, the SLO it can promise."""
+    """What the study found, for the end: what to run, what it brings, the SLO it can promise."""
     best = detail.trial(detail.study.best_trial)
     if best is None:
         return ("No feasible configuration was found.",)
     default = next((trial for trial in detail.trials if trial.kind is TrialKind.DEFAULT), None)
     known = {} if default is None else {**default.effective_config, **default.config}
-    lines = [f"Best configuration: trial {best.number}" + (" (the default)" if best.kind is TrialKind.DEFAULT else "")]
-    lines += [
-        f"  {name} = {scalar(value)}" + (f"  (default {scalar(known[name])})" if name in known else "")
-        for name, value in ordered(detail, best.config).items()
-    ]
-    confirmed = next((t for t in detail.trials if t.source == "confirm-best" and t.state is TrialState.SUCCEEDED), None)
-    shown = confirmed or best
-    lines.append("Against the default" + (", worst of the same arrival orders:" if confirmed else ":"))
-    lines += [f"  {figure}" for figure in figures(detail, shown)]
-    if confirmed is not None:
-        metrics = metrics_of(detail.study.spec.objectives)
-        values = values_of(metrics, detail, confirmed)
-        lines.append(f"SLO it can promise (worst of {len(values[0])} arrival orders):")
-        for metric, own in zip(metrics, values, strict=True):
-            bound = worst(metric, own)
-            if bound is not None:
-                sign = "<=" if metric.direction is Direction.MINIMISE else ">="
-                lines.append(f"  {metric.name} {sign} {number(bound)} {metric.unit} (median {number(median(own))})")
-    return tuple(lines)
+    confirmed = _confirmed(detail, "confirm-best")
+    lead = _lead(detail)
+    if lead is Lead.LOST:
+        lines = [f"Keep the default configuration: trial {best.number} led the search, but not when measured again."]
+    else:
+        what = " (the default)" if best.kind is TrialKind.DEFAULT else ""
+        what += " - a trade: it wins on one objective only" if lead is Lead.MIXED else ""
+        lines = [f"Best configuration: trial {best.number}{what}"]
+        lines += [
+            f"  {name} = {scalar(value)}" + (f"  (default {scalar(known[name])})" if name in known else "")
+            for name, value in ordered(detail, best.config).items()
+        ]
+    if best.kind is not TrialKind.DEFAULT:
+        lines.append(
+            f"Trial {best.number} against the default" + (", worst of the same arrival orders:" if confirmed else ":")
+        )
+        lines += [f"  {figure}" for figure in figures(detail, confirmed or best)]
+    promised = _confirmed(detail, "confirm-default") if lead is Lead.LOST or confirmed is None else confirmed
+    return (*lines, *_promise(detail, promised))
+
+
+def _confirmed(detail: StudyDetail, source: str) -> Trial | None:
+    return next((t for t in detail.trials if t.source == source and t.state is TrialState.SUCCEEDED), None)
+
+
+def _lead(detail: StudyDetail) -> Lead | None:
+    """What became of the best's lead; None where it was not measured again beside the default."""
+    best, default = _confirmed(detail, "confirm-best"), _confirmed(detail, "confirm-default")
+    if best is None or default is None:
+        return None
+    metrics = metrics_of(detail.study.spec.objectives)
+    ours, theirs = values_of(metrics, detail, best), values_of(metrics, detail, default)
+    if not all(ours) or not all(theirs):
+        return None
+    return lead_of([metric.direction for metric in metrics], [*map(median, ours)], [*map(median, theirs)])
+
+
+def _promise(detail: StudyDetail, confirmed: Trial | None) -> list[str]:
+    """The SLO of a confirmed configuration: the best, or the default where that is to be kept."""
+    if confirmed is None or (confirmed.source == "confirm-default" and _may_not_promise(detail)):
+        return []
+    metrics = metrics_of(detail.study.spec.objectives)
+    values = values_of(metrics, detail, confirmed)
+    lines = [f"SLO it can promise (worst of {len(values[0])} arrival orders):"]
+    for metric, own in zip(metrics, values, strict=True):
+        bound = worst(metric, own)
+        if bound is not None:
+            sign = "<=" if metric.direction is Direction.MINIMISE else ">="
+            lines.append(f"  {metric.name} {sign} {number(bound)} {metric.unit} (median {number(median(own))})")
+    return lines
+
+
+def _may_not_promise(detail: StudyDetail) -> bool:
+    """The confirmed default speaks for itself only: not for another best that could not be confirmed."""
+    best = detail.study.best_trial
+    return best != 0 and _lead(detail) is not Lead.LOST

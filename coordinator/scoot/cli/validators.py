@@ -6,9 +6,20 @@ here is a pure function of a specification.
 
 from __future__ import annotations
 
+from scoot.coordinator.objective.confirmation import Lead, lead_of
 from scoot.coordinator.objective.metric import Direction, Metric, metrics_of, objective_values
 from scoot.coordinator.optimizer.registry import check_method
 from scoot.coordinator.space.space import SpaceSize
 from scoot.coordinator.space.study_space import space_of
 
-__all__ = ["Direction", "Metric", "SpaceSize", "check_method", "metrics_of", "objective_values", "space_of"]
+__all__ = [
+    "Direction",
+    "Lead",
+    "Metric",
+    "SpaceSize",
+    "check_method",
+    "lead_of",
+    "metrics_of",
+    "objective_values",
+    "space_of",
+]

@@ -8,6 +8,7 @@ from statistics import median
 import msgspec
 import numpy as np
 
+from scoot.coordinator.objective.confirmation import Lead, lead_of
 from scoot.coordinator.objective.hypervolume import single_point_hypervolume
 from scoot.coordinator.objective.metric import Direction, objective_values
 from scoot.coordinator.objective.pareto import minimise, pareto_front
@@ -221,9 +222,18 @@ def _slo(study: StudyRecord, trials: Mapping[int, TrialResult], objectives: Sequ
         return None
     default = None if default_trial is None else _confirmed(default_trial, seeds, objectives)
     compared = default is not None and default.trial != best.trial
+    lead = None
+    if default is not None and compared:
+        lead = lead_of(
+            [objective.direction for objective in objectives],
+            [values.median for values in best.objectives],
+            [values.median for values in default.objectives],
+        )
+    recommended = default if default is not None and lead is Lead.LOST else best
     return Slo(
         orders=study.spec.confirm.arrival_orders,
         seeds=seeds,
+        lead=lead,
         promise=tuple(
             Promise(
                 metric=values.metric,
@@ -231,7 +241,7 @@ def _slo(study: StudyRecord, trials: Mapping[int, TrialResult], objectives: Sequ
                 bound=values.worst,
                 orders=sum(value is not None for value in values.per_order),
             )
-            for objective, values in zip(objectives, best.objectives, strict=True)
+            for objective, values in zip(objectives, recommended.objectives, strict=True)
         ),
         best=best,
         default=default,

@@ -91,8 +91,7 @@ def _confirmation(results: Results, summary: Summary) -> list[str]:
     if slo.paired:
         header += ["default, per order", "best / default"]
         rows = [[*cells, row.default, row.ratio] for cells, row in zip(rows, summary.slo, strict=True)]
-    text = f"Trial {slo.best.confirms} was measured again under {slo.orders} arrival orders (trial {slo.best.trial})."
-    return ["## SLO", "", text, "", *_table(header, rows)]
+    return ["## SLO", "", plain(summary.confirmation), "", *_table(header, rows)]
 
 
 def _trials(summary: Summary) -> list[str]:

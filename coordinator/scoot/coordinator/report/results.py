@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
+from scoot.coordinator.objective.confirmation import Lead
 from scoot.coordinator.objective.metric import Direction
 from scoot.wire.measurement import LoadAudit, Metrics, PhaseTime, Validity
 from scoot.wire.reasons import Blame, Reason
@@ -223,7 +224,9 @@ class Slo(_Value, frozen=True, kw_only=True):
     Attributes:
         orders: arrival orders asked for.
         seeds: they follow from these.
-        promise: one bound per objective: the worst case of the best configuration over the orders.
+        lead: what became of the best's lead over the default; null where there is nothing to compare.
+        promise: one bound per objective: the worst case, over the orders, of the configuration that is recommended:
+            the best, or the default where the lead is LOST.
         best, default: the confirmed configurations; `default` is null where it was not measured. When nothing beat
             the default they are the same.
         paired: one per objective; empty without a default to compare with, or when it is the best itself.
@@ -231,6 +234,7 @@ class Slo(_Value, frozen=True, kw_only=True):
 
     orders: int
     seeds: tuple[int, ...]
+    lead: Lead | None
     promise: tuple[Promise, ...]
     best: Confirmed
     default: Confirmed | None

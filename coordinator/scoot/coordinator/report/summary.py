@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from scoot.coordinator.objective.confirmation import Lead
 from scoot.coordinator.objective.metric import Direction
 from scoot.coordinator.report.command import flat_line, scalar_text, shell_line
 from scoot.coordinator.report.results import Improvement, ObjectiveInfo, Results, TrialResult
@@ -66,6 +67,7 @@ class Summary(_Value, frozen=True, kw_only=True):
         flags: the tuned flags to run with, on a line; "" where there is nothing to run.
         command: the whole command, to paste; "" where it is not known.
         promises: bounds of the SLO; empty while nothing is confirmed.
+        confirmation: what was measured again, in sentences; "" while nothing was.
         gains: per objective, against the default; `gains_basis` says how they were measured.
     """
 
@@ -78,6 +80,7 @@ class Summary(_Value, frozen=True, kw_only=True):
     gains: tuple[str, ...]
     gains_basis: str
     slo: tuple[SloRow, ...]
+    confirmation: str
     parameters: tuple[str, ...]
     objectives: tuple[str, ...]
     trials: tuple[TrialRow, ...]
@@ -94,11 +97,12 @@ def summarise(results: Results) -> Summary:
         status=_status(results),
         verdict=_verdict(results),
         flags=_flags(results),
-        command="" if results.best is None else shell_line(results.best.command, results.best.env),
+        command=_command(results),
         promises=_promises(results),
         gains=gains,
         gains_basis=basis,
         slo=_slo_rows(results),
+        confirmation=_confirmation(results),
         parameters=tuple(parameter.name for parameter in results.spec.parameters),
         objectives=tuple(f"{objective.label} ({objective.unit})" for objective in results.objectives),
         trials=tuple(_trial_row(results, trial) for trial in results.trials),
@@ -123,16 +127,35 @@ def _verdict(results: Results) -> str:
         if not ended:
             return "No trial has ended, so there is no configuration to recommend."
         return f"Nothing met: none of the {ended} trials that ended succeeded. There is no configuration to recommend."
+    lead = None if results.slo is None else results.slo.lead
     if best.trial == 0:
         what = "Keep the engine's default configuration: no trial is better"
+    elif lead is Lead.LOST:
+        what = (
+            f"Keep the engine's default configuration: trial {best.trial} led the search, but not when measured again"
+        )
+    elif lead is Lead.MIXED:
+        what = f"Run the configuration of trial {best.trial} if its trade suits you: it wins on one objective only"
     else:
         what = f"Run the configuration of trial {best.trial}"
     return f"{what}." if results.final else f"{what} - so far; the study is not over."
 
 
+def _lost(results: Results) -> bool:
+    """Whether the best is not to be recommended: measured again it was worse than the default."""
+    return results.slo is not None and results.slo.lead is Lead.LOST
+
+
+def _command(results: Results) -> str:
+    if results.best is None:
+        return ""
+    command = results.trials[0].command if _lost(results) else results.best.command
+    return shell_line(command, results.best.env)
+
+
 def _flags(results: Results) -> str:
     best = results.best
-    if best is None:
+    if best is None or _lost(results):
         return ""
     if best.flags:
         return flat_line(best.flags)
@@ -188,6 +211,15 @@ def _change(gain: Improvement) -> str:
     return f"{percent(change)}, {'better' if good else 'worse'}"
 
 
+def _confirmation(results: Results) -> str:
+    slo = results.slo
+    if slo is None:
+        return ""
+    trial = f"(trial {slo.best.trial})" + (", paired with the default under the same ones" if slo.paired else "")
+    lost = " Its lead over the default did not hold: the promise is the default's." if _lost(results) else ""
+    return f"Trial {slo.best.confirms} was measured again under {slo.orders} arrival orders {trial}.{lost}"
+
+
 def _slo_rows(results: Results) -> tuple[SloRow, ...]:
     slo = results.slo
     if slo is None:
@@ -195,14 +227,15 @@ def _slo_rows(results: Results) -> tuple[SloRow, ...]:
     rows = []
     for position, objective in enumerate(results.objectives):
         ours = slo.best.objectives[position]
+        promised = slo.default.objectives[position] if slo.default is not None and _lost(results) else ours
         paired = slo.paired[position] if slo.paired else None
         default = slo.default.objectives[position] if slo.default is not None and slo.paired else None
         rows.append(
             SloRow(
                 label=f"{objective.label} ({objective.unit})",
-                promise=bound(ours.worst, objective).removeprefix(f"{objective.label} "),
+                promise=bound(promised.worst, objective).removeprefix(f"{objective.label} "),
                 per_order=", ".join(number(value) for value in ours.per_order),
-                median=number(ours.median),
+                median=number(promised.median),
                 default="" if default is None else ", ".join(number(value) for value in default.per_order),
                 ratio="" if paired is None else ", ".join(number(ratio) for ratio in paired.ratios),
             )
