@@ -242,7 +242,7 @@ def test_a_lead_that_does_not_hold_keeps_the_default_and_promises_for_it() -> No
     assert results.slo.lead is Lead.LOST
     assert results.slo.promise[0].bound == 44.0
     page = render_markdown(results)
-    assert "Keep the engine's default configuration: trial 1 led, but not when measured again" in page
+    assert "Keep the engine's default configuration: trial 1 led the search, but not when measured again" in page
     assert "TTFT mean ≤ 44.0 ms" in page
     assert "Tuned flags" not in page
 
