@@ -180,7 +180,7 @@ async def test_two_runs_with_warm_up(tmp_path: Path) -> None:
     assert (batch.sent_us >= 0).all()
     assert (batch.first_us > batch.sent_us).all()
     assert [audit.run for audit in audits] == [0, 1]
-    assert all(0 < audit.cpu_share < 2 and audit.dropped == 0 and audit.clock == "user" for audit in audits)
+    assert all(0 < audit.cpu_share < 2 and audit.dropped == 0 and audit.clock == "kernel" for audit in audits)
 
 
 async def test_texts_are_fitted_with_the_engines_tokenizer(tmp_path: Path) -> None:

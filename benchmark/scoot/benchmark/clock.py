@@ -3,52 +3,86 @@
 from __future__ import annotations
 
 import asyncio
-import signal
+import contextlib
+import ctypes
+import os
+import socket
+import struct
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
 
 monotonic_ns: Final = time.monotonic_ns
 """The only clock timings are taken from."""
 
 _NS_PER_S: Final = 1_000_000_000
+_TFD_TIMER_ABSTIME: Final = 1
+_SO_TIMESTAMPNS: Final = 35
+"""Linux's number on every architecture SCOOT runs on; Python's socket module does not name it."""
+
+_TIMESPEC: Final = struct.Struct("@qq")
+STAMP_SPACE: Final = socket.CMSG_SPACE(_TIMESPEC.size)
+"""Bytes of control messages to read with each recvmsg()."""
+
 _WALL_TRIES: Final = 5
 
 
-class Alarm:
-    """Calls back once at an absolute monotonic time. One per process: it owns ITIMER_REAL and SIGALRM.
+class _Itimerspec(ctypes.Structure):
+    """struct itimerspec of timerfd_settime(2): interval, then value, each seconds and nanoseconds."""
 
-    The interval timer wakes the loop by its signal file descriptor, some 0.2 ms after the time asked for; the loop's
-    own timers only know milliseconds. It never rings early, and may ring without cause: the callback looks at the
-    clock itself.
+    _fields_: ClassVar = [(name, ctypes.c_long) for name in ("interval_s", "interval_ns", "value_s", "value_ns")]
+
+
+class Alarm:
+    """Calls back once at an absolute monotonic time, by a timerfd.
+
+    The loop's own timers only know milliseconds. It never rings early, and may ring without cause: the callback looks
+    at the clock itself.
+
+    Raises:
+        OSError: the kernel gives no timer.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
         self._loop = loop
         self._callback = callback
         self._at_ns: int | None = None
-        loop.add_signal_handler(signal.SIGALRM, callback)
+        # Python names timerfd from 3.13 on only.
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        self._fd = _checked(self._libc.timerfd_create(time.CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC))
+        loop.add_reader(self._fd, self._on_ring)
+
+    def _on_ring(self) -> None:
+        with contextlib.suppress(BlockingIOError):  # set anew since it rang
+            os.read(self._fd, 8)
+        self._at_ns = None
+        self._callback()
 
     def set(self, at_ns: int | None) -> None:
         """Ring at `at_ns`, at once if that has passed; None: not at all. Replaces what was set before."""
         if at_ns == self._at_ns:
             return
         self._at_ns = at_ns
-        if at_ns is None:
-            signal.setitimer(signal.ITIMER_REAL, 0.0)
-            return
-        left_ns = at_ns - monotonic_ns()
-        if left_ns <= 0:
-            signal.setitimer(signal.ITIMER_REAL, 0.0)
-            self._loop.call_soon(self._callback)
-        else:
-            signal.setitimer(signal.ITIMER_REAL, (left_ns + 999) / _NS_PER_S)
+        # A value of zero disarms; any time that has passed rings at once.
+        seconds, nanoseconds = divmod(0 if at_ns is None else max(1, at_ns), _NS_PER_S)
+        spec = _Itimerspec(0, 0, seconds, nanoseconds)
+        _checked(self._libc.timerfd_settime(self._fd, _TFD_TIMER_ABSTIME, ctypes.byref(spec), None))
 
     def close(self) -> None:
         """Never ring again."""
-        self.set(None)
-        self._loop.remove_signal_handler(signal.SIGALRM)
+        if self._fd >= 0:
+            self._loop.remove_reader(self._fd)
+            os.close(self._fd)
+            self._fd = -1
+
+
+def _checked(result: int) -> int:
+    """`result` of a libc call, its failure as an exception."""
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return result
 
 
 def sharpen_timers() -> None:
@@ -80,6 +114,45 @@ def _wall_offset_ns() -> int:
         after = time.monotonic_ns()
         best = min(best, (after - before, wall - (before + after) // 2))
     return best[1]
+
+
+class ReceiveClock:
+    """Monotonic receive stamps: the kernel's where it gives them, this process's own otherwise.
+
+    The kernel stamps each segment with the wall clock when it arrives (SO_TIMESTAMPNS), however busy this process is;
+    the offset to the monotonic clock is measured again and again. A wall clock that steps meanwhile is told by
+    WallWatch and makes the run invalid.
+    """
+
+    def __init__(self) -> None:
+        self._offset_ns = _wall_offset_ns()
+        self._kernel = True
+
+    @property
+    def name(self) -> str:
+        """Where the stamps came from: "kernel" if all did, else "user"."""
+        return "kernel" if self._kernel else "user"
+
+    def enable(self, sock: socket.socket) -> None:
+        """Ask for the kernel's stamps on a socket."""
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+        except OSError:
+            self._kernel = False
+
+    def sample(self) -> None:
+        """Measure the offset anew."""
+        self._offset_ns = _wall_offset_ns()
+
+    def stamp_ns(self, ancillary: list[tuple[int, int, bytes]]) -> int:
+        """When what came with these control messages was received, never later than now."""
+        now_ns = monotonic_ns()
+        for level, kind, data in ancillary:
+            if level == socket.SOL_SOCKET and kind == _SO_TIMESTAMPNS and len(data) == _TIMESPEC.size:
+                seconds, nanoseconds = _TIMESPEC.unpack(data)
+                return min(now_ns, int(seconds) * _NS_PER_S + int(nanoseconds) - self._offset_ns)
+        self._kernel = False
+        return now_ns
 
 
 class CpuWatch:

@@ -1,4 +1,4 @@
-"""Connections to the replicas: raw asyncio protocols that stamp and hand on, and a pool of open ones per replica."""
+"""Connections to the replicas: raw sockets that stamp and hand on, and a pool of open ones per replica."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ import errno
 import socket
 from collections import deque
 from collections.abc import Callable
-from typing import Final, cast
+from typing import Final
 from urllib.parse import urlsplit
 
 import msgspec
 
-from scoot.benchmark.clock import monotonic_ns
+from scoot.benchmark.clock import STAMP_SPACE, ReceiveClock, monotonic_ns
 from scoot.benchmark.exchange import Exchange
 from scoot.wire.columns import RequestStatus
 from scoot.wire.errors import UserError
+
+_READ_BYTES: Final = 256 * 1024
 
 RESERVE: Final = 8
 """Idle connections a pool tries to keep, so that a dispatch finds one open."""
@@ -68,8 +70,8 @@ def parse_target(url: str) -> Target:
     return Target(parts.hostname, port)
 
 
-class Connection(asyncio.Protocol):
-    """One connection. Bytes are stamped before anything else is done, and handed on unread.
+class Connection:
+    """One connection on a raw socket. Bytes are stamped before anything else is done, and handed on unread.
 
     Attributes:
         exchange: what it carries, None while idle.
@@ -79,62 +81,95 @@ class Connection(asyncio.Protocol):
         pool: where it belongs.
     """
 
-    __slots__ = ("_received", "_transport", "exchange", "idle_since_ns", "open", "pool", "used")
+    __slots__ = (
+        "_clock",
+        "_loop",
+        "_received",
+        "_sock",
+        "_unsent",
+        "exchange",
+        "idle_since_ns",
+        "open",
+        "pool",
+        "used",
+    )
 
-    def __init__(self, pool: Pool, received: Received) -> None:
+    def __init__(self, pool: Pool, sock: socket.socket, received: Received, clock: ReceiveClock) -> None:
+        """`sock` is connected and does not block; the connection owns it."""
         self.pool = pool
+        self._loop = asyncio.get_running_loop()
+        self._sock = sock
         self._received = received
-        self._transport: asyncio.Transport | None = None
+        self._clock = clock
+        self._unsent = b""
         self.exchange: Exchange | None = None
         self.used = False
         self.idle_since_ns = 0
-        self.open = False
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """It is open."""
-        self._transport = cast("asyncio.Transport", transport)
-        sock = transport.get_extra_info("socket")
-        if sock is not None:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        # Write at once: otherwise the loop gathers writes until all callbacks have run, which makes requests late.
-        self._transport.set_write_buffer_limits(high=0)
         self.open = True
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        clock.enable(sock)
+        self._loop.add_reader(sock, self._on_readable)
 
-    def data_received(self, data: bytes) -> None:
-        """Bytes came."""
-        self._received(self, monotonic_ns(), data)
-
-    def eof_received(self) -> bool:
-        """The server closed its side; this side follows."""
-        self._on_lost(reset=False)
-        return False
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """It is closed, by a reset if there is an error."""
-        self._on_lost(reset=exc is not None)
-        self._transport = None
+    def _on_readable(self) -> None:
+        """Bytes, or the end. One look a wake-up: the loop comes back at once if there is more."""
+        try:
+            data, ancillary, _, _ = self._sock.recvmsg(_READ_BYTES, STAMP_SPACE)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            self._on_lost(reset=True)
+            return
+        if data:
+            self._received(self, self._clock.stamp_ns(ancillary), data)
+        else:
+            self._on_lost(reset=False)
 
     def _on_lost(self, *, reset: bool) -> None:
         stamp_ns = monotonic_ns()
-        if self.open:
-            self.open = False
+        was_open = self.open
+        self._shut()
+        if was_open:
             self._received(self, stamp_ns, Lost(reset))
             self.pool.forget(self)
 
     def send(self, exchange: Exchange, parts: tuple[bytes, bytes]) -> None:
         """Send a request; the connection must be open and idle."""
-        if self._transport is None or self.exchange is not None:
+        if not self.open or self.exchange is not None:
             raise RuntimeError("the connection is not open and idle")
         self.exchange = exchange
         self.used = True
-        self._transport.writelines(parts)
+        self._write(b"", parts)
+
+    def _write(self, rest: bytes, parts: tuple[bytes, bytes] = (b"", b"")) -> None:
+        """Write what the kernel takes now, and the rest when it can. A broken connection is told by its reader."""
+        try:
+            taken = self._sock.sendmsg((rest, *parts)) if rest else self._sock.sendmsg(parts)
+        except (BlockingIOError, InterruptedError):
+            taken = 0
+        except OSError:
+            return
+        left = len(rest) + len(parts[0]) + len(parts[1]) - taken
+        if not left:
+            return
+        self._unsent = (rest + parts[0] + parts[1])[-left:]
+        self._loop.add_writer(self._sock, self._on_writable)
+
+    def _on_writable(self) -> None:
+        self._loop.remove_writer(self._sock)
+        rest, self._unsent = self._unsent, b""
+        self._write(rest)
 
     def close(self) -> None:
         """Close it at once; nothing is reported any more."""
-        self.open = False
         self.exchange = None
-        if self._transport is not None:
-            self._transport.abort()
+        self._shut()
+
+    def _shut(self) -> None:
+        self.open = False
+        if self._sock.fileno() >= 0:
+            self._loop.remove_reader(self._sock)
+            self._loop.remove_writer(self._sock)
+            self._sock.close()
 
 
 class Pool:
@@ -143,6 +178,7 @@ class Pool:
     Args:
         target: the replica.
         received: see Connection.
+        clock: stamps what is received.
         dispatch: called with a connection and a waiting exchange: send it now.
         failed: called with a waiting exchange that cannot be sent: status and message.
     """
@@ -152,11 +188,13 @@ class Pool:
         target: Target,
         *,
         received: Received,
+        clock: ReceiveClock,
         dispatch: Callable[[Connection, Exchange], None],
         failed: Callable[[Exchange, RequestStatus, str], None],
     ) -> None:
         self.target = target
         self._received = received
+        self._clock = clock
         self._dispatch = dispatch
         self._failed = failed
         self._idle: list[Connection] = []
@@ -251,11 +289,8 @@ class Pool:
             task.result()
 
     async def _open(self) -> None:
-        loop = asyncio.get_running_loop()
         try:
-            _, connection = await loop.create_connection(
-                lambda: Connection(self, self._received), self.target.host, self.target.port
-            )
+            sock = await self._connected()
         except OSError as error:
             own = error.errno in _OWN_LIMITS
             status = RequestStatus.NOT_SENT if own else RequestStatus.CONNECT_FAILED
@@ -265,4 +300,18 @@ class Pool:
                     self._failed(exchange, status, f"{self.target.authority}: {error}")
                     break
         else:
-            self._offer(connection)
+            self._offer(Connection(self, sock, self._received, self._clock))
+
+    async def _connected(self) -> socket.socket:
+        """A connected socket that does not block."""
+        loop = asyncio.get_running_loop()
+        found = await loop.getaddrinfo(self.target.host, self.target.port, type=socket.SOCK_STREAM)
+        family, kind, protocol, _, address = found[0]
+        sock = socket.socket(family, kind, protocol)
+        try:
+            sock.setblocking(False)
+            await loop.sock_connect(sock, address)
+        except BaseException:
+            sock.close()
+            raise
+        return sock

@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 
 from scoot.benchmark.batching import BatchBuilder
-from scoot.benchmark.clock import Alarm, CpuWatch, WallWatch, monotonic_ns
+from scoot.benchmark.clock import Alarm, CpuWatch, ReceiveClock, WallWatch, monotonic_ns
 from scoot.benchmark.connection import Connection, Lost, Pool, Target
 from scoot.benchmark.exchange import Ask, Exchange
 from scoot.benchmark.feed import Feed
@@ -77,8 +77,15 @@ class Run:
         self._report = report
         self._loop = asyncio.get_running_loop()
         self._finished: asyncio.Future[None] = self._loop.create_future()
+        self._receive_clock = ReceiveClock()
         self._pools = tuple(
-            Pool(target, received=self._on_received, dispatch=self._send, failed=self._on_failed)
+            Pool(
+                target,
+                received=self._on_received,
+                clock=self._receive_clock,
+                dispatch=self._send,
+                failed=self._on_failed,
+            )
             for target in settings.targets
         )
         self._outstanding = [0] * len(self._pools)
@@ -128,6 +135,7 @@ class Run:
                 run_queue_s=cpu.run_queue_s(),
                 clock_step_ms=wall.largest_ns / 1e6,
                 dropped=self._dropped,
+                clock=self._receive_clock.name,
             )
         finally:
             self._finished.cancel()
@@ -255,6 +263,7 @@ class Run:
             self._account(exchange)
         self._flush(now_us)
         wall.sample()
+        self._receive_clock.sample()
         self._advance(now_us)
         if now_us - self._reported_us >= _PROGRESS_US:
             self._tell()
