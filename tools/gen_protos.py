@@ -14,6 +14,7 @@ from grpc_tools import protoc
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PROTO = ROOT / "proto"
 PACKAGE = PROTO / "scoot" / "v1"
+BIN = pathlib.Path(sys.executable).parent
 
 
 def generate(out: pathlib.Path) -> None:
@@ -22,6 +23,9 @@ def generate(out: pathlib.Path) -> None:
     args = [
         "protoc",
         f"-I{PROTO}",
+        # By path: the environment need not be activated.
+        f"--plugin=protoc-gen-mypy={BIN / 'protoc-gen-mypy'}",
+        f"--plugin=protoc-gen-mypy_grpc={BIN / 'protoc-gen-mypy_grpc'}",
         f"--python_out={out}",
         f"--mypy_out=quiet:{out}",
         f"--grpc_python_out={out}",
