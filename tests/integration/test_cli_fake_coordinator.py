@@ -254,7 +254,7 @@ async def test_submit_sends_the_workload_and_the_study_and_follows(fake: FakeCoo
         "study COMPLETED",
         "Best configuration: trial 1",
         "  max_num_seqs = 16",
-        "Against the default:",
+        "Trial 1 against the default:",
         "  e2e_p95 80 ms (-20.0 %)",
     ]
     facts = fake.specs[0].workload_facts

@@ -301,7 +301,8 @@ async def probe_all(adapters: Mapping[str, EngineAdapter]) -> dict[str, EngineOf
 
     async def probe(name: str, adapter: EngineAdapter) -> EngineOffer:
         try:
-            offer = await asyncio.wait_for(adapter.probe(), _PROBE_TIMEOUT_S)
+            async with asyncio.timeout(_PROBE_TIMEOUT_S):
+                offer = await adapter.probe()
         except TimeoutError:
             offer = EngineOffer(name=name, error=f"its probe did not end within {_PROBE_TIMEOUT_S:.0f} s")
         LOG.info("engine %s: %s", name, offer.version or offer.error)

@@ -72,7 +72,8 @@ class LoadRun:
         """Listen to its progress; an ending where the engine stalls or it falls silent, None when its output ends."""
         while True:
             try:
-                line = await asyncio.wait_for(helper.stdout.readline(), _SILENCE_S)
+                async with asyncio.timeout(_SILENCE_S):
+                    line = await helper.stdout.readline()
             except TimeoutError:
                 return failure(Reason.CLIENT_CRASHED, f"the load process said nothing for {_SILENCE_S:.0f} s")
             if not line:

@@ -128,7 +128,8 @@ class Coordinator:
     async def wait_ready(self, timeout_s: float) -> None:
         """Wait until there is a connection."""
         try:
-            await asyncio.wait_for(self._channel.channel_ready(), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await self._channel.channel_ready()
         except TimeoutError as error:
             raise self._unreachable(f"no connection within {timeout_s:g} s") from error
 

@@ -138,7 +138,8 @@ class Session:
         policy = self.guard.policy
         patience_s = _WELCOME_TIMEOUT_S if policy is None else min(_WELCOME_TIMEOUT_S, guard.session_patience_s(policy))
         try:
-            answer = await asyncio.wait_for(_read(call), patience_s)
+            async with asyncio.timeout(patience_s):
+                answer = await _read(call)
         except TimeoutError as error:
             raise SessionEnded(f"no welcome within {patience_s:.1f} s") from error
         if isinstance(answer, codec.Refusal):
@@ -172,7 +173,8 @@ class Session:
         patience_s = guard.session_patience_s(policy)
         while True:
             try:
-                message = await asyncio.wait_for(_read(call), patience_s)
+                async with asyncio.timeout(patience_s):
+                    message = await _read(call)
             except TimeoutError as error:
                 raise SessionEnded(f"nothing heard for {self._clock() - heard_at_s:.1f} s") from error
             heard_at_s = self._clock()
@@ -211,7 +213,9 @@ class Session:
                 await _write(call, codec.heartbeat(seq))
             pause_s = min(next_heartbeat_s - self._clock(), await self._say_news(call, said))
             try:
-                await asyncio.wait_for(self._wake.wait(), max(0.0, pause_s))
+                # Not wait_for: before Python 3.12 it swallows a cancellation that comes together with the wake-up.
+                async with asyncio.timeout(max(0.0, pause_s)):
+                    await self._wake.wait()
             except TimeoutError:
                 continue
 

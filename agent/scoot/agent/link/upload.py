@@ -263,7 +263,8 @@ class Uploader:
                     busy = await self._send_one(call, upload) or busy
             if not busy:
                 try:
-                    await asyncio.wait_for(self._changed.wait(), _POLL_S)
+                    async with asyncio.timeout(_POLL_S):
+                        await self._changed.wait()
                 except TimeoutError:
                     continue
 
