@@ -184,6 +184,7 @@ def test_killed_warden_takes_the_leader_with_it(held: Held) -> None:
     pid = held.hear()["started"]["pid"]
     held.process.kill()
     wait_until(lambda: not alive(pid), "the engine outlived its warden")
+    assert not alive(pid)
 
 
 def test_refresh_records_members(held: Held) -> None:
@@ -193,6 +194,7 @@ def test_refresh_records_members(held: Held) -> None:
     held.tell({"refresh": {}})
     wanted = set(held.pids_in_log().values())
     wait_until(lambda: {pid for pid, _ in json.loads(held.state.read_text())["members"]} >= wanted, "members unknown")
+    assert wanted <= {pid for pid, _ in json.loads(held.state.read_text())["members"]}
 
 
 AGENT = """

@@ -178,6 +178,7 @@ class Roster:
         try:
             end = await attempt.run()
         except Exception:
+            # Whatever it was, the coordinator is told and the other attempts of this host go on.
             LOG.exception("%s: a bug of SCOOT; its devices are not used again", ref.attempt_id)
             self._holdings = inventory.quarantine(self._holdings, devices, "an attempt on it ended in a bug of SCOOT")
             await self._keep(_plain(ref, failure(Reason.CLIENT_CRASHED, "a bug of SCOOT; see the agent's log")))
