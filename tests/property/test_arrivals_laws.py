@@ -161,3 +161,108 @@ def test_extreme_variability_ends_in_an_answer(monkeypatch: pytest.MonkeyPatch) 
             assert error.key == "workload.arrivals"  # noqa: PT017 - either outcome is right, by seed
     assert len(counts) < 20
     assert all(count <= 200_000 for count in counts)
+
+
+def _clock_s(real_s: float, ramp_s: float, start: float, steps: int = 20_000) -> float:
+    """The integral of the ramp's speed, by the midpoint rule (exact: the speed is linear on either side of ramp_s)."""
+    ends = (min(real_s, ramp_s), max(0.0, real_s - ramp_s))
+    at = (np.arange(steps) + 0.5) / steps * ends[0]
+    speed = start + (1 - start) * at / ramp_s
+    return float(speed.sum()) * ends[0] / steps + ends[1]
+
+
+@settings(deadline=None)
+@given(
+    seed=_SEEDS,
+    process=st.sampled_from([ArrivalProcess.POISSON, ArrivalProcess.GAMMA, ArrivalProcess.CONSTANT]),
+    ramp_s=st.floats(0.5, 60),
+    start=st.floats(0, 1),
+    window_s=st.floats(1, 40),
+)
+def test_a_ramp_slows_the_clock_of_the_very_same_process(
+    seed: int, process: ArrivalProcess, ramp_s: float, start: float, window_s: float
+) -> None:
+    plain = Arrivals(process=process, rate=50.0, cv=2.0)
+    ramped = Arrivals(process=process, rate=50.0, cv=2.0, ramp_s=ramp_s, ramp_from=start)
+    starts = intended_starts_us(ramped, window_s, _rng(seed))
+    full = intended_starts_us(plain, window_s, _rng(seed))
+    assert np.all(np.diff(starts) >= 0)
+    clock_s = [_clock_s(t / 1e6, ramp_s, start) for t in starts[:: max(1, len(starts) // 20)].tolist()]
+    assert clock_s == pytest.approx((full[: len(starts)][:: max(1, len(starts) // 20)] / 1e6).tolist(), abs=2e-6)
+    # None that belongs into the window is missing: the next one of the process lies behind its end.
+    if len(starts) < len(full):
+        assert full[len(starts)] / 1e6 >= _clock_s(window_s, ramp_s, start) - 2e-6
+
+
+def test_a_ramp_of_constant_arrivals_is_exact() -> None:
+    arrivals = Arrivals(process=ArrivalProcess.CONSTANT, rate=8.0, ramp_s=4.0)
+    starts = intended_starts_us(arrivals, 6.0, _rng(0))
+    # t^2 / (2 x 4) x 8 = k, so t = sqrt(k), up to 4 s; then every 125 ms.
+    assert starts.tolist() == [round(math.sqrt(k) * 1e6) for k in range(17)] + [
+        4_000_000 + 125_000 * k for k in range(1, 16)
+    ]
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=_SEEDS, start=st.sampled_from([0.0, 0.25, 0.8]))
+def test_poisson_counts_of_a_ramp_are_those_of_its_rate(seed: int, start: float) -> None:
+    arrivals = Arrivals(rate=1000.0, ramp_s=20.0, ramp_from=start)
+    starts = intended_starts_us(arrivals, 30.0, _rng(seed)) / 1e6
+    for low, high in ((0.0, 5.0), (5.0, 10.0), (15.0, 20.0), (20.0, 30.0)):
+        middle = min(20.0, (low + high) / 2) if high <= 20.0 else 20.0
+        expected = 1000.0 * (start + (1 - start) * middle / 20.0) * (high - low)
+        count = int(((starts >= low) & (starts < high)).sum())
+        assert abs(count - expected) < 6 * math.sqrt(expected) + 6
+
+
+def test_a_ramp_from_the_full_rate_and_none_are_the_same() -> None:
+    plain = intended_starts_us(_poisson(20.0), 30.0, _rng(4))
+    flat = Arrivals(rate=20.0, ramp_s=10.0, ramp_from=1.0)
+    assert np.array_equal(intended_starts_us(flat, 30.0, _rng(4)), plain)
+    assert np.array_equal(intended_starts_us(Arrivals(rate=20.0, ramp_from=0.5), 30.0, _rng(4)), plain)
+
+
+@pytest.mark.parametrize(
+    ("start", "joins"), [(0.0, [0, 2, 4, 6]), (0.5, [0, 0, 0, 4]), (1.0, [0, 0, 0, 0]), (0.25, [0, 0, 8 / 3, 16 / 3])]
+)
+def test_users_join_along_the_ramp(start: float, joins: list[float]) -> None:
+    arrivals = Arrivals(process=ArrivalProcess.CLOSED, users=4, ramp_s=8.0, ramp_from=start)
+    assert intended_starts_us(arrivals, 10.0, _rng(0)).tolist() == [round(t * 1e6) for t in joins]
+
+
+def test_a_longer_window_changes_nothing_of_what_was_before() -> None:
+    for arrivals in (_poisson(20.0), _gamma(20.0, 3.0), Arrivals(rate=20.0, ramp_s=25.0)):
+        short = intended_starts_us(arrivals, 20.0, _rng(9))
+        longer = intended_starts_us(arrivals, 30.0, _rng(9))
+        assert np.array_equal(longer[: len(short)], short)
+        assert len(longer) > len(short)
+
+
+@pytest.mark.parametrize(
+    ("arrivals", "key"),
+    [
+        (Arrivals(rate=1.0, ramp_s=-1.0), "workload.arrivals.ramp_s"),
+        (Arrivals(rate=1.0, ramp_s=math.inf), "workload.arrivals.ramp_s"),
+        (Arrivals(rate=1.0, ramp_s=math.nan), "workload.arrivals.ramp_s"),
+        (Arrivals(rate=1.0, ramp_s=1.0, ramp_from=1.1), "workload.arrivals.ramp_from"),
+        (Arrivals(rate=1.0, ramp_s=1.0, ramp_from=math.nan), "workload.arrivals.ramp_from"),
+        (Arrivals(process=ArrivalProcess.TRACE, ramp_s=1.0), "workload.arrivals.ramp_s"),
+    ],
+)
+def test_ramps_that_are_none(arrivals: Arrivals, key: str) -> None:
+    with pytest.raises(UserError) as caught:
+        intended_starts_us(arrivals, 10.0, _rng(0), trace_s=[0.0, 1.0])
+    assert caught.value.key == key
+
+
+def test_a_ramp_far_longer_than_the_window_sends_next_to_nothing() -> None:
+    arrivals = Arrivals(process=ArrivalProcess.POISSON, rate=1.0, ramp_s=1e300)
+    assert len(intended_starts_us(arrivals, 1.0, _rng(0))) == 0
+
+
+def test_what_a_ramp_leaves_out_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "REQUESTS", 1000)
+    arrivals = Arrivals(process=ArrivalProcess.CONSTANT, rate=100.0, ramp_s=15.0)
+    assert len(intended_starts_us(arrivals, 15.0, _rng(0))) == 750
+    with pytest.raises(UserError, match=r"about 1\.25e\+03 requests"):
+        intended_starts_us(arrivals, 20.0, _rng(0))

@@ -27,7 +27,8 @@ from scoot.wire.columns import (
 )
 from scoot.wire.errors import RemoteProtocolError
 
-_DTYPES: dict[str, Any] = {**dict(REQUEST_COLUMNS), "gap_us": "<u4", "chunk_tokens": "<u2"}
+_OPTIONAL: dict[str, Any] = {"chunk_tokens": "<u2", "merged": "u1", "slo_class": "u1"}
+_DTYPES: dict[str, Any] = {**dict(REQUEST_COLUMNS), "gap_us": "<u4", **_OPTIONAL}
 
 
 @st.composite
@@ -35,7 +36,7 @@ def _batches(draw: st.DrawFn) -> TimingBatch:
     n = draw(st.integers(0, 8))
     columns: dict[str, list[int]] = {name: [] for name, _ in REQUEST_COLUMNS}
     columns["gap_us"] = []
-    tokens: list[int] = []
+    optional: dict[str, list[int]] = {name: [] for name in _OPTIONAL}
     for _ in range(n):
         status = draw(st.sampled_from(list(RequestStatus)))
         was_sent = status is RequestStatus.OK or draw(st.booleans())
@@ -61,9 +62,12 @@ def _batches(draw: st.DrawFn) -> TimingBatch:
         for name, value in row.items():
             columns[name].append(value)
         columns["gap_us"] += draw(st.lists(st.integers(0, NONE_US), min_size=chunks, max_size=chunks))
-        tokens += draw(st.lists(st.integers(1, 2**16 - 1), min_size=chunks, max_size=chunks))
+        optional["chunk_tokens"] += draw(st.lists(st.integers(1, 2**16 - 1), min_size=chunks, max_size=chunks))
+        optional["merged"] += draw(st.lists(st.integers(0, 1), min_size=chunks, max_size=chunks))
+        optional["slo_class"].append(draw(st.integers(0, 255)))
     arrays: dict[str, Any] = {name: np.array(values, _DTYPES[name]) for name, values in columns.items()}
-    arrays["chunk_tokens"] = np.array(tokens, "<u2") if draw(st.booleans()) else None
+    for name, values in optional.items():
+        arrays[name] = np.array(values, _OPTIONAL[name]) if draw(st.booleans()) else None
     return TimingBatch(**arrays)
 
 
@@ -82,8 +86,32 @@ def test_round_trip_and_size(batch: TimingBatch) -> None:
     decoded = decode(data)
     assert _same(decoded, batch)
     assert len(decoded) == len(batch)
-    assert len(data) == encoded_bytes(len(batch), len(batch.gap_us), chunk_tokens=batch.chunk_tokens is not None)
+    present = {name: getattr(batch, name) is not None for name in _OPTIONAL}
+    assert len(data) == encoded_bytes(len(batch), len(batch.gap_us), **present)
     assert encode(decode(memoryview(data))) == data
+
+
+@settings(deadline=None)
+@given(batch=_batches())
+def test_without_the_later_columns_the_bytes_are_those_of_the_first_release(batch: TimingBatch) -> None:
+    plain = dataclasses.replace(batch, merged=None, slo_class=None)
+    flags = int(plain.chunk_tokens is not None)
+    first_release = struct.pack("<4I", 0x31424353, len(plain), len(plain.gap_us), flags)
+    for name, letter in zip(
+        (
+            *("index", "intended_us", "sent_us", "first_us", "end_us", "input_tokens", "output_tokens"),
+            *("wanted_tokens", "chunks", "run", "http_status", "replica", "phase", "status", "gap_us"),
+        ),
+        "IQIIIIIIIHHHBBI",
+        strict=True,
+    ):
+        values = getattr(plain, name).tolist()
+        first_release += struct.pack(f"<{len(values)}{letter}", *values)
+    if plain.chunk_tokens is not None:
+        first_release += struct.pack(f"<{len(plain.chunk_tokens)}H", *plain.chunk_tokens.tolist())
+    assert encode(plain) == first_release
+    assert _same(decode(first_release), plain)
+    assert len(first_release) == encoded_bytes(len(plain), len(plain.gap_us), chunk_tokens=bool(flags))
 
 
 @settings(deadline=None)
@@ -104,14 +132,16 @@ def test_concatenation_keeps_every_request_in_order(batches: list[TimingBatch]) 
     for name, _ in REQUEST_COLUMNS:
         assert getattr(whole, name).tolist() == [value for batch in batches for value in getattr(batch, name).tolist()]
     assert len(whole.gap_us) == sum(len(batch.gap_us) for batch in batches)
-    if any(batch.chunk_tokens is not None for batch in batches):
-        assert whole.chunk_tokens is not None
-        expected = [
-            value
-            for batch in batches
-            for value in ([1] * len(batch.gap_us) if batch.chunk_tokens is None else batch.chunk_tokens.tolist())
-        ]
-        assert whole.chunk_tokens.tolist() == expected
+    for name, absent in (("chunk_tokens", 1), ("merged", 0), ("slo_class", 0)):
+        columns = [getattr(batch, name) for batch in batches]
+        if all(column is None for column in columns):
+            assert getattr(whole, name) is None
+            continue
+        expected: list[int] = []
+        for batch, column in zip(batches, columns, strict=True):
+            count = len(batch) if name == "slo_class" else len(batch.gap_us)
+            expected += [absent] * count if column is None else column.tolist()
+        assert getattr(whole, name).tolist() == expected
     if len(encode(whole)) <= limits.BATCH_BYTES:
         assert _same(decode(encode(whole)), whole)
 
@@ -183,7 +213,8 @@ def test_the_good_one_is_good() -> None:
         ),
         ({"status": [len(RequestStatus), 9]}, "unknown status"),
         ({"status": [0, 255]}, "unknown status"),
-        ({"phase": [2, 0]}, "unknown status or phase"),
+        ({"phase": [len(RequestPhase), 0]}, "unknown status or phase"),
+        ({"merged": [0, 2]}, "neither merged nor not"),
         ({"chunk_tokens": [0, 3]}, "without tokens"),
         ({"intended_us": [MAX_INTENDED_US + 1, 0]}, "beyond any run"),
     ],
@@ -199,6 +230,9 @@ def test_magic_flags_and_counts_of_the_header() -> None:
     for head in (
         (magic + 1, n, m, flags),
         (magic, n, m, flags | 2),
+        (magic, n, m, flags | 4),
+        (magic, n, m, flags | 8),
+        (magic, n, m, flags | 2**31),
         (magic, n, m, 0),
         (magic, n + 1, m, flags),
         (magic, n, m + 1, flags),
@@ -206,6 +240,23 @@ def test_magic_flags_and_counts_of_the_header() -> None:
     ):
         with pytest.raises(RemoteProtocolError):
             decode(struct.pack("<4I", *head) + data[16:])
+
+
+def test_a_flag_of_no_column_is_refused_even_where_the_size_fits() -> None:
+    magic, n, m, flags = struct.unpack_from("<4I", encode(_good(merged=[0, 1])))
+    assert flags == 3
+    for unknown in (8, 16, 2**31):
+        with pytest.raises(RemoteProtocolError, match="unknown flags"):
+            decode(struct.pack("<4I", magic, n, m, flags | unknown) + encode(_good(merged=[0, 1]))[16:])
+
+
+def test_the_cool_down_is_a_phase_and_columns_survive_together() -> None:
+    batch = _good(phase=[RequestPhase.COOL_DOWN, RequestPhase.MEASURED], merged=[0, 1], slo_class=[3, 0])
+    decoded = decode(encode(batch))
+    assert decoded.phase.tolist() == [2, 1]
+    assert decoded.merged is not None
+    assert decoded.slo_class is not None
+    assert (decoded.merged.tolist(), decoded.slo_class.tolist()) == ([0, 1], [3, 0])
 
 
 def test_size_is_checked_first() -> None:

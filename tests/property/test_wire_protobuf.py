@@ -10,7 +10,15 @@ from scoot.v1 import agent_service_pb2, measurement_pb2, study_pb2
 from scoot.wire.assignment import Assignment, Device, EngineOffer, Inventory
 from scoot.wire.errors import RemoteProtocolError
 from scoot.wire.lease import LeasePolicy
-from scoot.wire.measurement import AttemptOutcome, LoadAudit, PhaseTime, RunResult
+from scoot.wire.measurement import (
+    AttemptOutcome,
+    Distribution,
+    Goodput,
+    LoadAudit,
+    Metrics,
+    PhaseTime,
+    RunResult,
+)
 from scoot.wire.protobuf import from_message, to_message
 from scoot.wire.reasons import Blame, Reason, blame_of
 from scoot.wire.spec import (
@@ -105,6 +113,17 @@ outcomes = st.builds(
             run_queue_s=floats,
             clock_step_ms=floats,
             dropped=ints,
+            clock=texts,
+            senders=st.integers(0, 64),
+            wall_s=floats,
+            parser_cpu_share=floats,
+            late_read_share=floats,
+            parse_lag_s=floats,
+            backlog_bytes=ints,
+            priority=texts,
+            pinned=st.lists(st.integers(0, 4096), max_size=3).map(tuple),
+            stolen_s=floats,
+            connections=ints,
         ),
         max_size=2,
     ).map(tuple),
@@ -124,6 +143,40 @@ def test_outcomes_survive(outcome: AttemptOutcome) -> None:
     assert (
         from_message(measurement_pb2.AttemptOutcome.FromString(message.SerializeToString()), AttemptOutcome) == outcome
     )
+
+
+distributions = st.builds(
+    Distribution, n=ints, mean=floats, p50=floats, p90=floats, p95=floats, p99=floats, max=floats, std=floats
+)
+goodputs = st.builds(Goodput, name=texts, sent=ints, attained=ints, share=floats, rate=floats)
+latency_fields = [name for name in Metrics.__struct_fields__ if name.endswith("_ms")]
+metrics = st.builds(
+    Metrics,
+    failures=st.dictionaries(texts, ints, max_size=2),
+    goodput=st.none() | goodputs,
+    goodput_by_class=st.lists(goodputs, max_size=2).map(tuple),
+    **dict.fromkeys(latency_fields, st.none() | distributions),
+    **dict.fromkeys(("sent", "completed", "failed", "output_tokens", "input_tokens"), ints),
+    **dict.fromkeys(
+        ("duration_s", "request_throughput", "output_token_throughput", "input_token_throughput", "offered_rate"),
+        floats,
+    ),
+    **dict.fromkeys(("merged_share", "achieved_rate", "multi_token_share"), floats),
+)
+
+
+@given(metrics)
+def test_metrics_survive(told: Metrics) -> None:
+    sent = measurement_pb2.Metrics.FromString(to_message(told, measurement_pb2.Metrics()).SerializeToString())
+    assert from_message(sent, Metrics) == told
+
+
+def test_limits_of_a_client_from_before_the_later_ones_leave_those_out() -> None:
+    message = to_message(Limits(), study_pb2.Limits())
+    for name in ("run_queue_share", "achieved_share", "merged_share"):
+        message.ClearField(name)
+    told = from_message(study_pb2.Limits.FromString(message.SerializeToString()), Limits)
+    assert (told.run_queue_share, told.achieved_share, told.merged_share) == (0.0, 0.0, 0.0)
 
 
 @given(services, workloads, configs, st.lists(ints, max_size=3))

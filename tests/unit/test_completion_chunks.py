@@ -1,18 +1,16 @@
-"""What the events of a completion say, how tokens are counted, and how an answer ends (sans-IO)."""
+"""What the events of a completion say, how tokens are counted: what a chunk is, and what it counts for (sans-IO)."""
 
 from __future__ import annotations
 
-import itertools
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scoot.benchmark.completion import Chunk, ChunkKind, TokenCount, parse_chunk
-from scoot.benchmark.exchange import Ask, Exchange, token_cap
-from scoot.wire.columns import RequestPhase, RequestStatus
+from scoot.benchmark.completion import Chunk, ChunkKind, TokenCount, parse_chunk, parse_lines
 
 
 def _text(text: str | None = None, *, finish: str | None = None, usage: int | None = None, **more: Any) -> bytes:
@@ -116,141 +114,36 @@ def test_a_rising_count_makes_an_empty_text_a_token_and_the_last_usage_adds_none
     assert count.total == 9
 
 
-# --- a whole answer --------------------------------------------------------------------------------------------------
-
-_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
-_END = b"0\r\n\r\n"
-
-
-def _exchange(*, wanted: int = 3, exact: bool = True) -> Exchange:
-    ask = Ask(
-        index=4,
-        intended_us=1000,
-        phase=RequestPhase.MEASURED,
-        input_tokens=5,
-        wanted_tokens=wanted,
-        exact=exact,
-        body=b"",
+@given(
+    payloads=st.lists(
+        st.one_of(
+            st.builds(
+                _text,
+                st.sampled_from(["a", "", None]),
+                finish=st.sampled_from([None, None, "stop"]),
+                usage=st.one_of(st.none(), st.integers(min_value=0, max_value=9)),
+            ),
+            st.sampled_from([_delta(content="a"), _delta(role="assistant"), _USAGE_ONLY, b"{", b"[DONE]", b"{}"]),
+            st.sampled_from([_text("abc", token_ids=[1, 2, 3]), _text("a", logprobs={"tokens": ["a"]})]),
+            st.sampled_from([b'{"error": "dead"}', b'{"object": "error", "choices": [{"text": "a"}]}']),
+        ),
+        max_size=8,
     )
-    exchange = Exchange(ask, replica=0, deadline_us=9_000_000)
-    exchange.sent_us = 1010
-    return exchange
-
-
-def _sse(*payloads: bytes) -> bytes:
-    body = b"".join(b"data: " + payload + b"\n\n" for payload in payloads)
-    return b"%x\r\n%b\r\n" % (len(body), body)
-
-
-def test_a_good_answer() -> None:
-    exchange = _exchange()
-    for at, data in (
-        (2000, _HEAD),
-        (3000, _sse(_text("", usage=0))),
-        (5000, _sse(_text("a", usage=1))),
-        (5700, _sse(_text("b", usage=2))),
-        (5900, _sse(_text("c", usage=3, finish="length"), _USAGE_ONLY.replace(b"9", b"3"), b"[DONE]")),
-    ):
-        exchange.receive(at, data)
-        assert not exchange.ended
-    exchange.receive(6000, _END)
-    assert exchange.status is RequestStatus.OK
-    assert (exchange.first_us, exchange.end_us) == (5000, 6000)
-    assert list(exchange.gaps_us) == [0, 700, 200]
-    assert list(exchange.chunk_tokens) == [1, 1, 1]
-    assert (exchange.input_tokens, exchange.output_tokens, exchange.reusable) == (7, 3, True)
-    assert exchange.offset_us(exchange.first_us) == 4000
-
-
-def test_tokens_of_one_read_are_one_chunk() -> None:
-    exchange = _exchange()
-    exchange.receive(2000, _HEAD + _sse(_text("a")) + _sse(_text("b"), _text("c", finish="length")) + _END)
-    assert list(exchange.chunk_tokens) == [3]
-    assert list(exchange.gaps_us) == [0]
-    assert exchange.status is RequestStatus.OK
-
-
-@pytest.mark.parametrize(
-    ("data", "status"),
-    [
-        (_sse(_text("a"), b'{"error": {"message": "dead"}}'), RequestStatus.STREAM_ERROR),
-        (_sse(_text("a"), b'{"choi'), RequestStatus.MALFORMED),
-        (_sse(_text("a")) + b"not a chunk\r\n", RequestStatus.MALFORMED),
-        (_sse(_text("a", finish="stop"), b"[DONE]") + _END, RequestStatus.TOO_FEW_TOKENS),
-        (_sse(_text("a")) + _END, RequestStatus.CLOSED_EARLY),
-        (_sse(*[_text("a")] * (token_cap(3) + 1)), RequestStatus.STREAM_ERROR),
-    ],
 )
-def test_bad_answers_keep_their_partial_timings(data: bytes, status: RequestStatus) -> None:
-    exchange = _exchange()
-    exchange.receive(2000, _HEAD)
-    exchange.receive(3000, data)
-    assert exchange.status is status
-    assert (exchange.first_us, exchange.end_us, exchange.reusable) == (3000, 3000, status in _WHOLE)
-    assert list(exchange.chunk_tokens) == [exchange.output_tokens]
-
-
-_WHOLE = (RequestStatus.TOO_FEW_TOKENS, RequestStatus.CLOSED_EARLY)
-
-
-def test_plain_answers_under_200() -> None:
-    for body, status in ((b'{"error": "dead"}', RequestStatus.STREAM_ERROR), (_text("a"), RequestStatus.MALFORMED)):
-        exchange = _exchange()
-        head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body)
-        exchange.receive(2000, head + body)
-        assert exchange.status is status
-
-
-def test_http_errors_have_their_status() -> None:
-    exchange = _exchange()
-    exchange.receive(2000, b"HTTP/1.1 429 Too Many Requests\r\ncontent-length: 2\r\n\r\nno")
-    assert (exchange.status, exchange.http_status, exchange.reusable) == (RequestStatus.HTTP_ERROR, 429, True)
-    exchange = _exchange()
-    exchange.receive(2000, b"HTTP/1.1 500 Oops\r\ncontent-length: 20\r\n\r\nno")
-    exchange.closed(2100, reset=False)
-    assert exchange.status is RequestStatus.HTTP_ERROR
-
-
-@pytest.mark.parametrize("reset", [False, True])
-def test_ends_of_the_connection(reset: bool) -> None:
-    early = _exchange()
-    early.receive(2000, _HEAD + _sse(_text("a")))
-    early.closed(2500, reset=reset)
-    assert early.status is (RequestStatus.RESET if reset else RequestStatus.CLOSED_EARLY)
-    assert (early.first_us, early.end_us) == (2000, 2500)
-    whole = _exchange()
-    whole.receive(2000, _HEAD + _sse(_text("a"), _text("b"), _text("c", finish="length")))
-    whole.closed(2500, reset=reset)
-    assert (whole.status, whole.end_us) == (RequestStatus.OK, 2000)
-
-
-def test_deadline_and_cancel_count_once() -> None:
-    exchange = _exchange()
-    exchange.receive(2000, _HEAD + _sse(_text("a")))
-    exchange.expire(3000)
-    exchange.fail(4000, RequestStatus.CANCELLED, "later")
-    exchange.receive(5000, _sse(_text("b")))
-    assert (exchange.status, exchange.end_us, exchange.output_tokens) == (RequestStatus.DEADLINE, 3000, 1)
-
-
-def test_an_answer_of_free_length_may_be_short() -> None:
-    exchange = _exchange(exact=False)
-    exchange.receive(2000, _HEAD + _sse(_text("a", finish="stop"), b"[DONE]") + _END)
-    assert exchange.status is RequestStatus.OK
-
-
-@given(cuts=st.lists(st.integers(min_value=0, max_value=2000), max_size=6))
-@settings(max_examples=100, deadline=None)
-def test_any_split_of_an_answer_gives_the_same_tokens(cuts: list[int]) -> None:
-    stream = (
-        _HEAD
-        + b"".join(_sse(_text("x", usage=n + 1)) for n in range(3))
-        + _sse(_text("", finish="length"), b"[DONE]")
-        + _END
-    )
-    exchange = _exchange()
-    edges = [0, *sorted(cut % len(stream) for cut in cuts), len(stream)]
-    for at, (start, end) in enumerate(itertools.pairwise(edges)):
-        exchange.receive(2000 + at, stream[start:end])
-    assert (exchange.status, exchange.output_tokens) == (RequestStatus.OK, 3)
-    assert sum(exchange.chunk_tokens) == 3
+@settings(deadline=None)
+def test_the_cheap_way_counts_as_the_thorough_one(payloads: list[bytes]) -> None:
+    cheap, thorough = TokenCount(), TokenCount()
+    for payload in payloads:
+        chunk = parse_chunk(payload)
+        try:
+            (message,) = parse_lines(payload)
+            new = cheap.add_plain(message)
+        except msgspec.DecodeError:
+            new = -1
+        if new < 0 and chunk.kind is ChunkKind.DELTA:
+            new = cheap.add(chunk)
+        if chunk.kind is ChunkKind.DELTA:
+            assert new == thorough.add(chunk)
+        else:
+            assert new == -1, "errors, ends and rubbish are never taken for tokens"
+        assert cheap.total == thorough.total

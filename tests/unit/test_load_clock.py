@@ -10,8 +10,10 @@ from collections.abc import Callable
 
 import pytest
 import uvloop
+from hypothesis import given
+from hypothesis import strategies as st
 
-from scoot.benchmark.clock import STAMP_SPACE, Alarm, ReceiveClock, monotonic_ns
+from scoot.benchmark.clock import STAMP_SPACE, Alarm, DispatchLead, ReceiveClock, monotonic_ns, stamps_ns
 
 MS = 1_000_000
 
@@ -63,22 +65,59 @@ def test_the_kernel_stamps_arrival_however_late_we_read() -> None:
         while monotonic_ns() < late_ns:
             os.sched_yield()
         data, ancillary, _, _ = ours.recvmsg(100, STAMP_SPACE)
-        stamp_ns = clock.stamp_ns(ancillary)
+        read_ns = monotonic_ns()
+        stamp_ns = clock.stamp_ns(ancillary, read_ns)
     assert data == b"token"
-    assert clock.name == "kernel"
     assert before_ns - MS <= stamp_ns <= after_ns + MS  # the offset between the clocks is known to microseconds
+    assert stamps_ns([ancillary[0][2]], [read_ns], clock.offset_ns).tolist() == [stamp_ns]
 
 
-def test_without_the_kernels_stamp_the_time_of_reading_counts_and_is_said() -> None:
-    clock = ReceiveClock()
-    before_ns = monotonic_ns()
-    assert before_ns <= clock.stamp_ns([]) <= monotonic_ns()
-    assert clock.name == "user"
+def test_without_the_kernels_stamp_the_time_of_reading_counts() -> None:
+    assert ReceiveClock().stamp_ns([], 12_345) == 12_345
 
 
-def test_a_stamp_never_lies_in_the_future() -> None:
+def test_a_stamp_never_lies_after_its_reading() -> None:
     clock = ReceiveClock()
     future = time.clock_gettime_ns(time.CLOCK_REALTIME) + 3600 * 1_000_000_000
     data = (future // 1_000_000_000).to_bytes(8, "little") + (0).to_bytes(8, "little")
-    assert clock.stamp_ns([(socket.SOL_SOCKET, 35, data)]) <= monotonic_ns()
-    assert clock.name == "kernel"
+    assert clock.stamp_ns([(socket.SOL_SOCKET, 35, data)], 12_345) == 12_345
+
+
+@given(
+    reads=st.lists(
+        st.tuples(
+            st.one_of(st.none(), st.integers(min_value=0, max_value=2**60)), st.integers(min_value=0, max_value=2**60)
+        ),
+        max_size=20,
+    ),
+    offset_ns=st.integers(min_value=0, max_value=2**60),
+)
+def test_many_stamps_are_mapped_as_one_is(reads: list[tuple[int | None, int]], offset_ns: int) -> None:
+    clock = ReceiveClock()
+    clock.offset_ns = offset_ns
+    stamps = [
+        b"" if wall_ns is None else b"".join(part.to_bytes(8, "little") for part in divmod(wall_ns, 1_000_000_000))
+        for wall_ns, _ in reads
+    ]
+    read_ns = [read for _, read in reads]
+    one_by_one = [
+        clock.stamp_ns([(socket.SOL_SOCKET, 35, stamp)] if stamp else [], read)
+        for stamp, read in zip(stamps, read_ns, strict=True)
+    ]
+    assert stamps_ns(stamps, read_ns, offset_ns).tolist() == one_by_one
+
+
+def test_the_lead_follows_late_wake_ups_and_costs_a_bounded_share() -> None:
+    lead = DispatchLead()
+    for _ in range(200):
+        lead.woke(60_000)
+        lead.dispatched(10 * MS)
+    assert 60_000 <= lead.ns <= 120_000, "it covers the wake-ups seen"
+    for _ in range(200):
+        lead.woke(60_000)
+        lead.dispatched(200_000)
+    assert lead.ns <= DispatchLead.SPIN_SHARE * 200_000 * 1.01, "a high rate spins less each time"
+    for _ in range(200):
+        lead.woke(50 * MS)
+        lead.dispatched(100 * MS)
+    assert lead.ns == DispatchLead.LONGEST_NS

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from scoot.benchmark import quantile
 from scoot.benchmark.quantile import distribution, nearest_rank, percentile
 
 
@@ -38,8 +39,22 @@ def test_distribution_converts_units() -> None:
     assert (summary.p50, summary.p90, summary.p95, summary.p99) == (50.0, 90.0, 95.0, 99.0)
 
 
+def test_deviation_is_that_of_the_samples_also_over_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = np.array([2, 4, 4, 4, 5, 5, 7, 9], dtype=np.uint32) * 1000
+    monkeypatch.setattr(quantile, "_BLOCK", 3)
+    summary = distribution(samples, per_unit=1000.0)
+    assert summary is not None
+    assert summary.std == pytest.approx(2.0)
+
+
+def test_deviation_of_large_numbers_close_together() -> None:
+    summary = distribution(np.array([2**32 - 2, 2**32 - 4], dtype=np.uint32))
+    assert summary is not None
+    assert summary.std == 1.0
+
+
 def test_one_sample_and_none() -> None:
     summary = distribution(np.array([7.0]))
     assert summary is not None
-    assert (summary.p50, summary.p99, summary.max) == (7.0, 7.0, 7.0)
+    assert (summary.p50, summary.p99, summary.max, summary.std) == (7.0, 7.0, 7.0, 0.0)
     assert distribution(np.array([])) is None

@@ -20,9 +20,10 @@ from scoot.coordinator.report.html import render_html
 from scoot.coordinator.report.markdown import block, code, plain, render_markdown
 from scoot.coordinator.report.plot import MarkKind, linear_ticks, log_ticks, make_chart
 from scoot.coordinator.report.results import Results, encode_results, results_json_schema
+from scoot.coordinator.report.summary import summarise
 from scoot.coordinator.report.text import bound, number, objective_info, seconds
 from scoot.coordinator.study.state import StudyRecord, TrialRecord
-from scoot.wire.measurement import Distribution, LoadAudit, Metrics, RunResult, Validity
+from scoot.wire.measurement import Distribution, Goodput, LoadAudit, Metrics, RunResult, Validity
 from scoot.wire.reasons import Reason
 from scoot.wire.spec import (
     Budget,
@@ -402,6 +403,90 @@ def test_caveats_about_engine_workload_and_trials() -> None:
     ]
     assert results.engine.versions == ("0.32.0", "0.31.0")
     assert "default" not in results.caveats[0].text
+
+
+def measured(ttft_ms: float, *, valid: bool = True, **figures: Any) -> RunResult:
+    """A run whose metrics, and audit under `audit`, say this."""
+    plain_run = run(ttft_ms, valid=valid)
+    audit = msgspec.structs.replace(plain_run.audit, **figures.pop("audit", {}))
+    return msgspec.structs.replace(
+        plain_run, metrics=msgspec.structs.replace(plain_run.metrics, **figures), audit=audit
+    )
+
+
+@pytest.mark.parametrize(
+    ("limits", "text"),
+    [
+        (Limits(run_queue_share=0.6), "limits.run_queue_share is 0.6 of the run here, not 0.5"),
+        (Limits(run_queue_share=0.0), "limits.run_queue_share is 0 of the run here"),
+        (Limits(achieved_share=0.9), "limits.achieved_share is 0.9 of the offered rate here, not 0.98"),
+        (Limits(merged_share=0.0), "limits.merged_share is 0 of the chunks here"),
+        (Limits(lateness_p99_ms=50.0), "limits.lateness_p99_ms is 50 ms here, not 20"),
+        (Limits(run_queue_share=0.4, achieved_share=1.0, merged_share=0.01, lateness_p99_ms=5.0), ""),
+    ],
+)
+def test_limits_that_are_looser_or_off_are_said(limits: Limits, text: str) -> None:
+    results = build(study(spec=msgspec.structs.replace(spec("ttft_mean"), limits=limits)), trial(0, run(40.0)))
+    said = [caveat.text for caveat in results.caveats if caveat.code == "looser-limit"]
+    assert len(said) == (1 if text else 0)
+    assert all(text in one for one in said)
+
+
+def test_believed_runs_with_merged_chunks_are_said_once() -> None:
+    results = build(
+        study(),
+        trial(0, measured(40.0, merged_share=0.05)),
+        trial(1, measured(30.0, merged_share=0.2)),
+        trial(2, measured(35.0, merged_share=0.1)),
+        trial(3, measured(35.0, merged_share=0.9, valid=False)),
+    )
+    said = [caveat.text for caveat in results.caveats if caveat.code == "merged-chunks"]
+    assert len(said) == 1
+    assert "Up to 20 % of the chunks of trials 1 and 2 " in said[0]
+
+
+def test_load_rows_are_of_the_answers_believed_runs() -> None:
+    both = tuple(Goodput(name=name, sent=10, attained=9, share=0.9, rate=1.8) for name in ("chat", "batch"))
+    whole = Goodput(name="", sent=20, attained=18, share=0.9, rate=3.6)
+    kernel = {"clock": "kernel"}
+    runs = (
+        measured(30.0, achieved_rate=9.9, audit=kernel, goodput=whole, goodput_by_class=both, multi_token_share=0.5),
+        measured(30.0, achieved_rate=9.8, audit=kernel, goodput=whole, goodput_by_class=both, merged_share=0.02),
+        measured(30.0, achieved_rate=1.0, merged_share=0.9, valid=False),
+    )
+    summary = summarise(build(study(), trial(0, run(40.0)), trial(1, *runs)))
+    rows = {row.name: row.text for row in summary.load}
+    assert rows == {
+        "measured": "trial 1, 2 runs",
+        "requests sent / due (req/s)": "9.90 / 10.0, 9.80 / 10.0",
+        "sent late, p99": "-",
+        "receive stamps": "the kernel's",
+        "chunks read together": "2.00 %",
+        "chunks of several tokens": "50.0 %",
+        "goodput": "3.60 req/s (90.0 %), 3.60 req/s (90.0 %)",
+        "goodput of chat": "1.80 req/s (90.0 %), 1.80 req/s (90.0 %)",
+        "goodput of batch": "1.80 req/s (90.0 %), 1.80 req/s (90.0 %)",
+    }
+
+
+def test_load_rows_of_an_older_agents_run() -> None:
+    rows = {row.name: row.text for row in summarise(build(study(), trial(0, run(40.0)))).load}
+    assert rows["requests sent / due (req/s)"] == "- / 10.0"
+    assert rows["receive stamps"] == "the load generator's own"
+    assert not any(name.startswith("goodput") for name in rows)
+    assert summarise(build(study())).load == ()
+
+
+def test_load_rows_follow_the_answer_to_its_confirmation() -> None:
+    held = build(study(), trial(0, run(40.0)), trial(1, run(30.0)), confirmation(2, 1, 1.0, 2.0, 3.0))
+    assert summarise(held).load[0].text == "trial 2, 3 runs"
+    lost = (
+        trial(0, run(40.0)),
+        trial(1, run(30.0)),
+        confirmation(2, 0, 5.0, 5.0, 5.0),
+        confirmation(3, 1, 9.0, 9.0, 9.0),
+    )
+    assert summarise(build(study(), *lost)).load[0].text == "trial 2, 3 runs"
 
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>|`__[x](javascript:1)\n# \x1b[31m {{ 7*7 }} ]]>"

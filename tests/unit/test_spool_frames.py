@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from scoot.benchmark.answer import CHUNKS_MAX, Answer
 from scoot.benchmark.batching import BatchBuilder
-from scoot.benchmark.exchange import CHUNKS_MAX, Ask, Exchange
+from scoot.benchmark.messages import Begun, Ended
 from scoot.benchmark.spool import SpoolCorruptError, SpoolReader, SpoolWriter
 from scoot.wire import limits
 from scoot.wire.columns import NONE_US, RequestPhase, RequestStatus, decode
@@ -124,32 +125,34 @@ def test_a_full_disk_leaves_whole_frames(tmp_path: Path, monkeypatch: pytest.Mon
 # --- batches ---------------------------------------------------------------------------------------------------------
 
 
-def _ended(index: int = 0, *, chunks: int = 0, tokens: int = 1, status: RequestStatus = RequestStatus.OK) -> Exchange:
-    ask = Ask(
-        index=index,
-        intended_us=100,
-        phase=RequestPhase.MEASURED,
-        input_tokens=5,
-        wanted_tokens=chunks,
-        exact=True,
-        body=b"",
-    )
-    exchange = Exchange(ask, replica=1, deadline_us=10**9)
-    exchange.sent_us = 110
+def _begun(index: int = 0, *, sent_us: int | None = 110, slo_class: int = 0) -> Begun:
+    return Begun(index, 100, int(RequestPhase.MEASURED), 5, 3, True, slo_class, 1, sent_us)
+
+
+def _ended(
+    begun: Begun,
+    *,
+    chunks: int = 0,
+    tokens: int = 1,
+    merged: bool = False,
+    status: RequestStatus = RequestStatus.CANCELLED,
+) -> Answer:
+    answer = Answer(begun)
     if chunks:
-        exchange.first_us = 200
-        exchange.gaps_us.extend([0, *[10] * (chunks - 1)])
-        exchange.chunk_tokens.extend([tokens] * chunks)
-    exchange.fail(5000, status, "")
-    return exchange
+        answer.first_us = 200
+        answer.gaps_us.extend([0, *[10] * (chunks - 1)])
+        if tokens != 1:
+            answer.chunk_tokens.update(dict.fromkeys(range(chunks), tokens))
+        if merged:
+            answer.merged.update(range(chunks))
+    answer.end(Ended(begun.index, 5000, int(status), ""))
+    return answer
 
 
 def test_a_batch_has_what_was_added() -> None:
     builder = BatchBuilder()
-    builder.add(_ended(3, chunks=2), run=1, now_us=0)
-    never = _ended(4, status=RequestStatus.CONNECT_FAILED)
-    never.sent_us = None
-    builder.add(never, run=1, now_us=0)
+    builder.add(_ended(_begun(3), chunks=2), run=1, now_us=0)
+    builder.add(_ended(_begun(4, sent_us=None), status=RequestStatus.CONNECT_FAILED), run=1, now_us=0)
     batch = decode(builder.take())
     assert len(builder) == 0
     assert batch.index.tolist() == [3, 4]
@@ -157,33 +160,38 @@ def test_a_batch_has_what_was_added() -> None:
     assert batch.first_us.tolist() == [100, NONE_US]
     assert batch.end_us.tolist() == [4900, 4900]
     assert batch.gap_us.tolist() == [0, 10]
-    assert batch.chunk_tokens is None
+    assert batch.status.tolist() == [RequestStatus.CANCELLED, RequestStatus.CONNECT_FAILED]
+    assert (batch.chunk_tokens, batch.merged, batch.slo_class) == (None, None, None)
     assert (batch.run.tolist(), batch.replica.tolist()) == ([1, 1], [1, 1])
 
 
-def test_several_tokens_per_chunk_are_kept() -> None:
+def test_several_tokens_per_chunk_merged_reads_and_classes_are_kept() -> None:
     builder = BatchBuilder()
-    builder.add(_ended(chunks=2, tokens=4), run=0, now_us=0)
+    builder.add(_ended(_begun(slo_class=2), chunks=2, tokens=4, merged=True), run=0, now_us=0)
     batch = decode(builder.take())
     assert batch.chunk_tokens is not None
     assert batch.chunk_tokens.tolist() == [4, 4]
+    assert batch.merged is not None
+    assert batch.merged.tolist() == [1, 1]
+    assert batch.slo_class is not None
+    assert batch.slo_class.tolist() == [2]
 
 
 def test_a_batch_is_due_by_age_or_size() -> None:
     builder = BatchBuilder()
     assert not builder.due(10**12)
-    builder.add(_ended(), run=0, now_us=500)
+    builder.add(_ended(_begun()), run=0, now_us=500)
     assert not builder.due(500 + 999_999)
     assert builder.due(500 + 1_000_000)
-    builder.add(_ended(chunks=50_000), run=0, now_us=500)
+    builder.add(_ended(_begun(), chunks=50_000), run=0, now_us=500)
     assert builder.due(500)
 
 
 def test_the_longest_requests_fit_when_due_is_heeded() -> None:
     builder = BatchBuilder()
     for index in range(3):
-        builder.add(_ended(index, chunks=CHUNKS_MAX, tokens=2), run=0, now_us=0)
+        builder.add(_ended(_begun(index), chunks=CHUNKS_MAX, tokens=2), run=0, now_us=0)
         assert builder.due(0)
         assert len(decode(builder.take())) == 1
     with pytest.raises(ValueError, match="not ended"):
-        builder.add(Exchange(_ended().ask, replica=0, deadline_us=1), run=0, now_us=0)
+        builder.add(Answer(_begun()), run=0, now_us=0)

@@ -37,8 +37,9 @@ _METRICS = Metrics(
     output_tokens=900,
     input_tokens=900,
     merged_share=0.0,
+    achieved_rate=10.0,
 )
-_AUDIT = LoadAudit(run=0, cpu_share=0.2, run_queue_s=0.0, clock_step_ms=0.1, dropped=0)
+_AUDIT = LoadAudit(run=0, cpu_share=0.2, run_queue_s=0.0, clock_step_ms=0.1, dropped=0, wall_s=20.0)
 _LIMITS = Limits()
 
 
@@ -48,8 +49,10 @@ def test_a_clean_run_is_valid() -> None:
 
 
 def test_figures_at_their_limits_are_valid() -> None:
-    audit = msgspec.structs.replace(_AUDIT, cpu_share=0.9, clock_step_ms=50.0)
-    metrics = msgspec.structs.replace(_METRICS, lateness_ms=_lateness(50.0), completed=20)
+    audit = msgspec.structs.replace(_AUDIT, cpu_share=0.9, clock_step_ms=50.0, run_queue_s=10.0, late_read_share=1.0)
+    metrics = msgspec.structs.replace(
+        _METRICS, lateness_ms=_lateness(20.0), completed=20, achieved_rate=9.8, merged_share=0.05
+    )
     assert judge(metrics, audit, _LIMITS).valid
 
 
@@ -61,7 +64,24 @@ def test_figures_at_their_limits_are_valid() -> None:
         ({"cpu_share": 0.95}, {}, Reason.CLIENT_SATURATED, ("95%", "limit 90%")),
         ({"cpu_share": math.nan}, {}, Reason.CLIENT_SATURATED, ("nan",)),
         ({"dropped": 3}, {}, Reason.CLIENT_SATURATED, ("3 of 100", "limit 0")),
-        ({}, {"lateness_ms": _lateness(51.0)}, Reason.LOAD_LATE, ("51.0 ms", "n = 100", "limit 50 ms")),
+        ({"run_queue_s": 10.4}, {}, Reason.CLIENT_SATURATED, ("52% of the run", "limit 50%")),
+        ({"run_queue_s": math.nan}, {}, Reason.CLIENT_SATURATED, ("nan",)),
+        ({"wall_s": math.nan}, {}, Reason.CLIENT_SATURATED, ("nan",)),
+        ({}, {"achieved_rate": 9.7}, Reason.CLIENT_SATURATED, ("9.7/s", "97.0%", "10/s", "98.0%", "900.0 ms", "20 ms")),
+        ({}, {"achieved_rate": math.nan}, Reason.CLIENT_SATURATED, ("nan",)),
+        (
+            {},
+            {"achieved_rate": math.nan, "lateness_ms": msgspec.structs.replace(_lateness(1.0), max=1.0)},
+            Reason.CLIENT_SATURATED,
+            ("nan",),
+        ),
+        ({}, {"lateness_ms": _lateness(21.0)}, Reason.LOAD_LATE, ("21.0 ms", "n = 100", "limit 20 ms")),
+        ({}, {"lateness_ms": _lateness(math.nan)}, Reason.LOAD_LATE, ("nan",)),
+        ({"late_read_share": 0.1}, {"merged_share": 0.2}, Reason.CLIENT_SATURATED, ("20.0%", "5.0%", "10.0% of its")),
+        ({"run_queue_s": 3.0}, {"merged_share": 0.2}, Reason.CLIENT_SATURATED, ("20.0%", "15% of the run", "10%")),
+        ({"cpu_share": 0.6}, {"merged_share": 0.2}, Reason.CLIENT_SATURATED, ("20.0%", "60% of a core", "50%")),
+        ({"late_read_share": math.nan}, {"merged_share": 0.2}, Reason.CLIENT_SATURATED, ("nan",)),
+        ({}, {"merged_share": math.nan}, Reason.CLIENT_SATURATED, ("nan",)),
         ({}, {"completed": 19}, Reason.TOO_FEW_REQUESTS, ("19", "20")),
         ({}, {"completed": 0, "lateness_ms": None}, Reason.TOO_FEW_REQUESTS, ("0 measured",)),
     ],
@@ -76,16 +96,64 @@ def test_grounds_state_figure_and_limit(
         assert word in verdict.detail
 
 
+def test_merged_reads_of_a_client_with_time_to_spare_are_the_servers_doing() -> None:
+    metrics = msgspec.structs.replace(_METRICS, merged_share=0.9)
+    audit = msgspec.structs.replace(_AUDIT, cpu_share=0.5, run_queue_s=2.0, late_read_share=0.05)
+    assert judge(metrics, audit, _LIMITS).valid
+
+
+def test_a_window_whose_arrivals_end_early_is_no_fault_of_the_sender() -> None:
+    metrics = msgspec.structs.replace(
+        _METRICS, achieved_rate=9.0, lateness_ms=msgspec.structs.replace(_lateness(2.0), max=20.0)
+    )
+    assert judge(metrics, _AUDIT, _LIMITS).valid
+
+
+def test_a_rate_without_a_span_is_not_judged() -> None:
+    for changes in ({"achieved_rate": 0.0}, {"offered_rate": 0.0}):
+        assert judge(msgspec.structs.replace(_METRICS, **changes), _AUDIT, _LIMITS).valid
+
+
+@pytest.mark.parametrize(
+    ("limit", "audit", "metrics"),
+    [
+        ("run_queue_share", {"run_queue_s": 20.0}, {}),
+        ("achieved_share", {}, {"achieved_rate": 1.0}),
+        ("merged_share", {"late_read_share": 1.0}, {"merged_share": 1.0}),
+    ],
+)
+def test_a_limit_of_zero_leaves_its_ground_out(limit: str, audit: dict[str, float], metrics: dict[str, object]) -> None:
+    """Which is what a study from before there was such a limit says, on the wire."""
+    told = msgspec.structs.replace(_METRICS, **metrics)
+    seen = msgspec.structs.replace(_AUDIT, **audit)
+    assert judge(told, seen, _LIMITS).reason is Reason.CLIENT_SATURATED
+    assert judge(told, seen, msgspec.structs.replace(_LIMITS, **{limit: 0.0})).valid
+
+
+def test_an_audit_that_does_not_tell_its_wall_time_is_not_judged_by_it() -> None:
+    assert judge(_METRICS, msgspec.structs.replace(_AUDIT, run_queue_s=100.0, wall_s=0.0), _LIMITS).valid
+
+
 def test_the_most_fundamental_ground_comes_first() -> None:
-    everything = [
-        ("clock_step_ms", 99.0, Reason.CLOCK_STEPPED),
-        ("cpu_share", 1.0, Reason.CLIENT_SATURATED),
+    grounds = [
+        ("clock_step_ms", 99.0, "the wall clock moved"),
+        ("dropped", 1, "never sent"),
+        ("cpu_share", 1.0, "of a core"),
+        ("run_queue_s", 19.0, "waited for a CPU"),
     ]
-    metrics = msgspec.structs.replace(_METRICS, lateness_ms=_lateness(99.0), completed=0)
-    audit = msgspec.structs.replace(_AUDIT, clock_step_ms=99.0, cpu_share=1.0)
-    for name, _, reason in everything:
-        assert judge(metrics, audit, _LIMITS).reason is reason
-        audit = msgspec.structs.replace(audit, **{name: 0.0})
-    assert judge(metrics, audit, _LIMITS).reason is Reason.LOAD_LATE
-    metrics = msgspec.structs.replace(metrics, lateness_ms=None)
-    assert judge(metrics, audit, _LIMITS).reason is Reason.TOO_FEW_REQUESTS
+    metrics = msgspec.structs.replace(
+        _METRICS, lateness_ms=_lateness(99.0), completed=0, achieved_rate=1.0, merged_share=1.0
+    )
+    audit = msgspec.structs.replace(_AUDIT, **{name: value for name, value, _ in grounds}, late_read_share=1.0)
+    for name, _, words in grounds:
+        assert words in judge(metrics, audit, _LIMITS).detail
+        audit = msgspec.structs.replace(audit, **{name: 0})
+    for changes, words in (
+        ({"achieved_rate": 10.0}, "were due"),
+        ({"lateness_ms": None}, "late at p99"),
+        ({"merged_share": 0.0}, "read together"),
+        ({"completed": 20}, "completed, at least"),
+    ):
+        assert words in judge(metrics, audit, _LIMITS).detail
+        metrics = msgspec.structs.replace(metrics, **changes)
+    assert judge(metrics, audit, _LIMITS).valid

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -39,8 +40,12 @@ def intended_starts_us(
     * constant: k / rate for k = 0, 1, ...
     * trace: the trace's own gaps times `time_scale`, its first arrival at 0. A trace shorter than the window is
       repeated after its mean gap. Nothing is drawn.
-    * closed: zeros, one per user. A closed loop has no schedule: each user's first request is due at 0 and every
-      further one when the one before it has ended, which only the load process knows.
+    * closed: when each user joins: all at 0 without a ramp. A closed loop has no schedule: each user's first request
+      is due when it joins, and every further one when the one before it has ended, which only the load process knows.
+
+    With a ramp, the rate at time t < `ramp_s` is rate x (ramp_from + (1 - ramp_from) t / ramp_s). The process is drawn
+    in the time of its own clock, which runs at that share of the real one, and mapped back exactly: constant arrivals
+    stay exact, Poisson ones become an inhomogeneous Poisson process. The users of a closed loop join accordingly.
 
     Args:
         arrivals: the process.
@@ -52,26 +57,72 @@ def intended_starts_us(
         UserError: the process lacks what it needs, or would send more than limits.REQUESTS requests.
     """
     _within(window_s, 0.0, math.inf, "workload.duration_s")
+    ramp = _Ramp.of(arrivals)
+    full_s = ramp.elapsed(window_s)
     match arrivals.process:
         case ArrivalProcess.POISSON:
-            times = _renewal(_rate(arrivals, window_s), 1.0, window_s, rng)
+            times = ramp.real(_renewal(_rate(arrivals, full_s), 1.0, full_s, rng))
         case ArrivalProcess.GAMMA:
             cv = 1.0 if arrivals.cv is None else arrivals.cv
             _within(cv, _CV_MIN, _CV_MAX, "workload.arrivals.cv")
-            times = _renewal(_rate(arrivals, window_s), cv, window_s, rng)
+            times = ramp.real(_renewal(_rate(arrivals, full_s), cv, full_s, rng))
         case ArrivalProcess.CONSTANT:
-            rate = _rate(arrivals, window_s)
-            times = np.arange(math.ceil(window_s * rate)) / rate
+            rate = _rate(arrivals, full_s)
+            times = ramp.real(np.arange(math.ceil(full_s * rate)) / rate)
         case ArrivalProcess.TRACE:
             _within(arrivals.time_scale, _SCALE_MIN, _SCALE_MAX, "workload.arrivals.time_scale")
             times = _replay(trace_s, arrivals.time_scale, window_s)
         case ArrivalProcess.CLOSED:
             users = arrivals.users or 0
             _within(users, 1, limits.REQUESTS, "workload.arrivals.users")
-            return np.zeros(users, dtype=np.int64)
+            return np.rint(ramp.joins(users) * _US).astype(np.int64)
     starts_us = np.rint(times[times < window_s] * _US)
     _bounded(len(starts_us))
     return starts_us[starts_us < window_s * _US].astype(np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ramp:
+    """A clock that runs at a share of the real one: `start` at 0, rising linearly to 1 at `length_s`."""
+
+    length_s: float
+    start: float
+
+    @classmethod
+    def of(cls, arrivals: Arrivals) -> _Ramp:
+        """The ramp of a process, checked."""
+        length_s, start = arrivals.ramp_s, arrivals.ramp_from
+        if not 0 <= length_s < math.inf:
+            raise UserError(f"{length_s:g} is no length of a ramp", key="workload.arrivals.ramp_s", hint="0 or more")
+        if not 0 <= start <= 1:
+            raise UserError(f"{start:g} is no share", key="workload.arrivals.ramp_from", hint="from 0 to 1")
+        if length_s and arrivals.process is ArrivalProcess.TRACE:
+            raise UserError("a replay has the trace's own times", key="workload.arrivals.ramp_s", hint="remove it")
+        return cls(length_s, start)
+
+    def elapsed(self, real_s: float) -> float:
+        """Time of this clock at a real time: the integral of its speed."""
+        if real_s >= self.length_s:
+            return real_s - self.length_s * (1.0 - self.start) / 2.0
+        return self.start * real_s + (1.0 - self.start) * real_s * real_s / (2.0 * self.length_s)
+
+    def real(self, clock_s: _Times) -> _Times:
+        """Real times at times of this clock, the inverse of `elapsed`."""
+        if not self.length_s:
+            return clock_s
+        # The root of the quadratic in the form that loses no digits where the ramp is all but flat, or t all but 0.
+        root = np.sqrt(self.start**2 + 2.0 * (1.0 - self.start) / self.length_s * clock_s)
+        divisor = np.maximum(self.start + root, np.finfo(np.float64).tiny)
+        later = clock_s + self.length_s * (1.0 - self.start) / 2.0
+        real_s: _Times = np.where(later >= self.length_s, later, 2.0 * clock_s / divisor)
+        return real_s
+
+    def joins(self, users: int) -> _Times:
+        """(users,) real times at which the share of users that are there reaches 0/n, 1/n, ..."""
+        shares = np.arange(users) / users
+        if self.start == 1.0:
+            return np.zeros(users)
+        return self.length_s * np.maximum(0.0, (shares - self.start) / (1.0 - self.start))
 
 
 def _within(value: float, low: float, high: float, key: str) -> None:
@@ -115,7 +166,7 @@ def _renewal(rate: float, cv: float, window_s: float, rng: np.random.Generator) 
         _bounded(len(pieces) * size)
         pieces.append(at_s + np.cumsum(rng.gamma(shape, 1.0 / (rate * shape), size)))
         at_s = float(pieces[-1][-1])
-    return np.concatenate(pieces)
+    return np.concatenate(pieces) if pieces else np.empty(0)
 
 
 def _replay(trace_s: Sequence[float] | None, time_scale: float, window_s: float) -> _Times:

@@ -9,9 +9,12 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ClassVar, Final
+
+import numpy as np
+import numpy.typing as npt
 
 monotonic_ns: Final = time.monotonic_ns
 """The only clock timings are taken from."""
@@ -47,27 +50,29 @@ class Alarm:
     def __init__(self, loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
         self._loop = loop
         self._callback = callback
-        self._at_ns: int | None = None
+        self.at_ns: int | None = None
         # Python names timerfd from 3.13 on only.
-        self._libc = ctypes.CDLL(None, use_errno=True)
-        self._fd = _checked(self._libc.timerfd_create(time.CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC))
+        libc = ctypes.CDLL(None, use_errno=True)
+        self._fd = _checked(libc.timerfd_create(time.CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC))
+        self._settime = libc.timerfd_settime
+        self._spec = _Itimerspec(0, 0, 0, 0)
+        self._spec_at = ctypes.byref(self._spec)
         loop.add_reader(self._fd, self._on_ring)
 
     def _on_ring(self) -> None:
         with contextlib.suppress(BlockingIOError):  # set anew since it rang
             os.read(self._fd, 8)
-        self._at_ns = None
+        self.at_ns = None
         self._callback()
 
     def set(self, at_ns: int | None) -> None:
         """Ring at `at_ns`, at once if that has passed; None: not at all. Replaces what was set before."""
-        if at_ns == self._at_ns:
+        if at_ns == self.at_ns:
             return
-        self._at_ns = at_ns
+        self.at_ns = at_ns
         # A value of zero disarms; any time that has passed rings at once.
-        seconds, nanoseconds = divmod(0 if at_ns is None else max(1, at_ns), _NS_PER_S)
-        spec = _Itimerspec(0, 0, seconds, nanoseconds)
-        _checked(self._libc.timerfd_settime(self._fd, _TFD_TIMER_ABSTIME, ctypes.byref(spec), None))
+        self._spec.value_s, self._spec.value_ns = divmod(0 if at_ns is None else max(1, at_ns), _NS_PER_S)
+        _checked(self._settime(self._fd, _TFD_TIMER_ABSTIME, self._spec_at, None))
 
     def close(self) -> None:
         """Never ring again."""
@@ -122,37 +127,83 @@ class ReceiveClock:
     The kernel stamps each segment with the wall clock when it arrives (SO_TIMESTAMPNS), however busy this process is;
     the offset to the monotonic clock is measured again and again. A wall clock that steps meanwhile is told by
     WallWatch and makes the run invalid.
+
+    Attributes:
+        offset_ns: wall minus monotonic clock.
     """
 
     def __init__(self) -> None:
-        self._offset_ns = _wall_offset_ns()
-        self._kernel = True
+        self.offset_ns = _wall_offset_ns()
 
-    @property
-    def name(self) -> str:
-        """Where the stamps came from: "kernel" if all did, else "user"."""
-        return "kernel" if self._kernel else "user"
-
-    def enable(self, sock: socket.socket) -> None:
-        """Ask for the kernel's stamps on a socket."""
-        try:
+    @staticmethod
+    def enable(sock: socket.socket) -> None:
+        """Ask for the kernel's stamps on a socket. Where it refuses, reads come without them, which is seen."""
+        with contextlib.suppress(OSError):
             sock.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
-        except OSError:
-            self._kernel = False
 
     def sample(self) -> None:
         """Measure the offset anew."""
-        self._offset_ns = _wall_offset_ns()
+        self.offset_ns = _wall_offset_ns()
 
-    def stamp_ns(self, ancillary: list[tuple[int, int, bytes]]) -> int:
-        """When what came with these control messages was received, never later than now."""
-        now_ns = monotonic_ns()
-        for level, kind, data in ancillary:
-            if level == socket.SOL_SOCKET and kind == _SO_TIMESTAMPNS and len(data) == _TIMESPEC.size:
+    def stamp_ns(self, ancillary: list[tuple[int, int, bytes]], read_ns: int) -> int:
+        """When what came with these control messages was received, by the kernel's stamp; `read_ns` without one.
+
+        Never later than `read_ns`, when it was read.
+        """
+        for _, _, data in ancillary:
+            if len(data) == _TIMESPEC.size:
                 seconds, nanoseconds = _TIMESPEC.unpack(data)
-                return min(now_ns, int(seconds) * _NS_PER_S + int(nanoseconds) - self._offset_ns)
-        self._kernel = False
-        return now_ns
+                return min(read_ns, int(seconds) * _NS_PER_S + int(nanoseconds) - self.offset_ns)
+        return read_ns
+
+
+def stamps_ns(stamps: Sequence[bytes], read_ns: Sequence[int], offset_ns: int) -> npt.NDArray[np.int64]:
+    """The same for many reads at once: (n,) monotonic ns.
+
+    Args:
+        stamps: the kernel's, as it gave them; b"" for none.
+        read_ns: when each was read.
+        offset_ns: wall minus monotonic clock.
+    """
+    read = np.array(read_ns, dtype=np.int64)
+    whole = b"".join(stamps)
+    if len(whole) != len(stamps) * _TIMESPEC.size:
+        none = bytes(_TIMESPEC.size)
+        given = np.fromiter((len(stamp) == _TIMESPEC.size for stamp in stamps), np.bool_, len(stamps))
+        whole = b"".join(stamp if len(stamp) == _TIMESPEC.size else none for stamp in stamps)
+    else:
+        given = np.ones(len(stamps), np.bool_)
+    parts = np.frombuffer(whole, dtype=np.int64).reshape(-1, 2)
+    arrived = parts[:, 0] * _NS_PER_S + parts[:, 1] - offset_ns
+    return np.where(given, np.minimum(arrived, read), read)
+
+
+class DispatchLead:
+    """How long before a dispatch to wake up, so that it is spun for and not slept through. Pure.
+
+    A sleeping thread wakes some tens of microseconds late, the more the deeper its CPU slept. Waking that much earlier
+    and watching the clock for the rest sends on time. What is received meanwhile carries the kernel's stamps, so
+    nothing is lost by it but CPU time, of which at most SPIN_SHARE is spent.
+    """
+
+    SPIN_SHARE: ClassVar = 0.05
+    LONGEST_NS: ClassVar = 200_000
+
+    def __init__(self) -> None:
+        self._wake_ns = 50_000.0
+        self._gap_ns = 10_000_000.0
+        self.ns = 0
+
+    def woke(self, late_ns: int) -> None:
+        """A wake-up came so late."""
+        # Up fast and down slowly: near the 90th percentile, which a mean of skewed latencies is not.
+        step = 0.2 if late_ns > self._wake_ns else 0.02
+        self._wake_ns += step * (late_ns - self._wake_ns)
+
+    def dispatched(self, gap_ns: int) -> None:
+        """A dispatch was due so long after the one before."""
+        self._gap_ns += 0.1 * (gap_ns - self._gap_ns)
+        self.ns = int(min(self._wake_ns * 1.5, self.LONGEST_NS, self.SPIN_SHARE * self._gap_ns))
 
 
 class CpuWatch:
@@ -175,5 +226,23 @@ class CpuWatch:
 def _run_queue_ns() -> int:
     try:
         return int(Path("/proc/self/schedstat").read_text(encoding="ascii").split()[1])
+    except (OSError, IndexError, ValueError):
+        return 0
+
+
+class StealWatch:
+    """CPU time the hypervisor gave to others since the watch was made, all CPUs together."""
+
+    def __init__(self) -> None:
+        self._ticks = _stolen_ticks()
+
+    def stolen_s(self) -> float:
+        """Seconds; 0 where the kernel does not tell."""
+        return max(0, _stolen_ticks() - self._ticks) / os.sysconf("SC_CLK_TCK")
+
+
+def _stolen_ticks() -> int:
+    try:
+        return int(Path("/proc/stat").read_text(encoding="ascii").split("\n", 1)[0].split()[8])
     except (OSError, IndexError, ValueError):
         return 0

@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
+import select
 import socket
+import ssl
 from collections import deque
 from collections.abc import Callable
-from typing import Final
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from scoot.benchmark.clock import STAMP_SPACE, ReceiveClock, monotonic_ns
-from scoot.benchmark.exchange import Exchange
+from scoot.benchmark.messages import Read
+from scoot.benchmark.proxy import ConnectTunnel, Proxy, ProxyError
+from scoot.benchmark.target import Target
+from scoot.benchmark.tls import TlsError, TlsStream
 from scoot.wire.columns import RequestStatus
-from scoot.wire.errors import UserError
 
-_READ_BYTES: Final = 256 * 1024
+if TYPE_CHECKING:
+    from scoot.benchmark.exchange import Exchange
+
+_READ_BYTES: Final = 64 * 1024
+"""Read at once. Python gets a buffer of this size for each read, and above 128 KiB malloc maps and unmaps it."""
+
+_READS_MAX: Final = 512
 
 RESERVE: Final = 8
 """Idle connections a pool tries to keep, so that a dispatch finds one open."""
@@ -31,47 +41,113 @@ _OWN_LIMITS: Final = frozenset(
 )
 """Errors of connect() that are this machine's limits and not the engine's refusal."""
 
+Ancillary = list[tuple[int, int, bytes]]
+"""Control messages of a read, with the kernel's stamp among them."""
+
 
 class Lost(msgspec.Struct, frozen=True):
-    """The end of a connection: the server closed it, or reset it."""
+    """The end of a connection: the server closed it, or reset it; `cut`: closed without TLS's word that it ends."""
 
     reset: bool
+    cut: bool = False
 
 
-Received = Callable[["Connection", int, bytes | Lost], None]
-"""What a connection calls: itself, the monotonic stamp in ns, and the bytes or the end."""
+Special = tuple["Connection", Ancillary, "bytes | Lost", int]
+"""What must be looked at: connection, control messages, raw bytes or the end, and the monotonic time of reading.
+
+No bytes: those read are among the reads already, and may end the answer.
+"""
 
 
-class Target(msgspec.Struct, frozen=True):
-    """Where a replica listens."""
+class Route(msgspec.Struct, frozen=True, kw_only=True):
+    """How a replica is reached.
 
-    host: str
-    port: int
-
-    @property
-    def authority(self) -> str:
-        """As the Host header has it."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
-def parse_target(url: str) -> Target:
-    """The target of a base URL.
-
-    Raises:
-        UserError: not of the form http://HOST:PORT.
+    Attributes:
+        target: the replica.
+        proxy: through which proxy, if any.
+        tls: for https.
     """
-    parts = urlsplit(url)
-    try:
-        port = parts.port
-    except ValueError:
-        port = None
-    if parts.scheme != "http" or not parts.hostname or port is None or parts.path.strip("/"):
-        raise UserError(f"{url!r} is not a base URL", key="targets", hint="as http://127.0.0.1:8000")
-    return Target(parts.hostname, port)
+
+    target: Target
+    proxy: Proxy | None = None
+    tls: ssl.SSLContext | None = None
+
+
+class Intake:
+    """Reads every connection of a sender, in one place: one wake-up of the loop for all that are ready.
+
+    The connections are in an epoll of their own, which the loop watches. That costs a system call per wake-up, and
+    saves a callback per read. This is where a load generator spends its time.
+
+    Args:
+        dispatch: called between reads when `due_ns` has come.
+        ready: called after a round of reads in which there was something to be looked at, or when there are many.
+
+    Attributes:
+        due_ns: monotonic time; kept up to date by the owner.
+        reads: what was read of answers; the owner empties it by putting another list here.
+    """
+
+    def __init__(self, *, dispatch: Callable[[], None], ready: Callable[[list[Special]], None]) -> None:
+        self.due_ns = 1 << 62
+        self.reads: list[Read] = []
+        self._loop = asyncio.get_running_loop()
+        self._dispatch = dispatch
+        self._ready = ready
+        self._epoll = select.epoll()
+        self._by_fd: dict[int, Connection] = {}
+        self._loop.add_reader(self._epoll.fileno(), self._on_ready)
+
+    def watch(self, fd: int, connection: Connection) -> None:
+        """Read it from now on."""
+        self._by_fd[fd] = connection
+        self._epoll.register(fd, select.EPOLLIN)
+
+    def forget(self, fd: int) -> None:
+        """Read it no more."""
+        if self._by_fd.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
+
+    def close(self) -> None:
+        """Read nothing any more."""
+        if not self._epoll.closed:
+            self._loop.remove_reader(self._epoll.fileno())
+            self._epoll.close()
+
+    def _on_ready(self) -> None:
+        """One look at each connection: the loop comes back at once if there is more."""
+        special: list[Special] = []
+        by_fd = self._by_fd
+        reads = self.reads
+        for fd, _ in self._epoll.poll(0, _READS_MAX):
+            connection = by_fd.get(fd)
+            if connection is None:  # closed by a dispatch since
+                continue
+            data: bytes | Lost
+            try:
+                data, ancillary, _, _ = connection.recvmsg(_READ_BYTES, STAMP_SPACE)
+            except (BlockingIOError, InterruptedError):
+                continue
+            except OSError:
+                data, ancillary = connection.lost(reset=True), []
+            now_ns = monotonic_ns()
+            exchange = connection.exchange
+            if not data:
+                special.append((connection, ancillary, connection.lost(reset=False), now_ns))
+            elif exchange is None or connection.encrypted or isinstance(data, Lost):
+                special.append((connection, ancillary, data, now_ns))
+            else:
+                reads.append((exchange.index, now_ns, ancillary[0][2] if ancillary else b"", data))
+                if not exchange.goes_on(data):
+                    special.append((connection, ancillary, b"", now_ns))
+            if now_ns >= self.due_ns:
+                self._dispatch()
+        if special or len(reads) >= _READS_MAX:
+            self._ready(special)
 
 
 class Connection:
-    """One connection on a raw socket. Bytes are stamped before anything else is done, and handed on unread.
+    """One connection on a raw socket. Bytes are stamped before anything else is done, and handed on as they came.
 
     Attributes:
         exchange: what it carries, None while idle.
@@ -79,96 +155,193 @@ class Connection:
         idle_since_ns: when it was given back.
         open: whether it can be written to.
         pool: where it belongs.
+        encrypted: whether what is read must be decrypted.
+        recvmsg: of its socket.
     """
 
     __slots__ = (
-        "_clock",
         "_loop",
-        "_received",
         "_sock",
+        "_tls",
+        "_tunnel",
         "_unsent",
+        "encrypted",
         "exchange",
         "idle_since_ns",
         "open",
         "pool",
+        "recvmsg",
         "used",
     )
 
-    def __init__(self, pool: Pool, sock: socket.socket, received: Received, clock: ReceiveClock) -> None:
-        """`sock` is connected and does not block; the connection owns it."""
+    def __init__(self, pool: Pool, sock: socket.socket) -> None:
+        """`sock` does not block and is being connected; the connection owns it."""
         self.pool = pool
-        self._loop = asyncio.get_running_loop()
+        self._loop = pool.loop
         self._sock = sock
-        self._received = received
-        self._clock = clock
+        self.recvmsg = sock.recvmsg
+        self.encrypted = pool.route.tls is not None
         self._unsent = b""
+        self._tls: TlsStream | None = None
+        self._tunnel: ConnectTunnel | None = None
         self.exchange: Exchange | None = None
         self.used = False
         self.idle_since_ns = 0
         self.open = True
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        clock.enable(sock)
-        self._loop.add_reader(sock, self._on_readable)
+        self._loop.add_writer(sock, self._on_connected)
 
-    def _on_readable(self) -> None:
-        """Bytes, or the end. One look a wake-up: the loop comes back at once if there is more."""
+    # --- opening -----------------------------------------------------------------------------------------------------
+
+    def _on_connected(self) -> None:
+        self._loop.remove_writer(self._sock)
+        number = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if number:
+            self._not_opened(OSError(number, os.strerror(number)))
+            return
+        self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.pool.clock.enable(self._sock)
+        route = self.pool.route
+        if route.tls is not None:
+            self._tls = TlsStream(route.tls, route.target.server_name)
+            if route.proxy is not None:
+                self._tunnel = ConnectTunnel(route.target, route.proxy)
+        if self._tunnel is not None:
+            self._begin_opening(self._tunnel.start())
+        elif self._tls is not None:
+            self._begin_opening(self._tls.start())
+        else:
+            self._opened()
+
+    def _begin_opening(self, first: bytes) -> None:
+        self._loop.add_reader(self._sock, self._on_opening)
+        self._write((first,))
+
+    def _on_opening(self) -> None:
+        """Bytes of the proxy's answer, or of the TLS handshake."""
         try:
-            data, ancillary, _, _ = self._sock.recvmsg(_READ_BYTES, STAMP_SPACE)
+            data = self._sock.recv(_READ_BYTES)
         except (BlockingIOError, InterruptedError):
             return
-        except OSError:
-            self._on_lost(reset=True)
+        except OSError as error:
+            self._not_opened(error)
             return
-        if data:
-            self._received(self, self._clock.stamp_ns(ancillary), data)
-        else:
-            self._on_lost(reset=False)
+        try:
+            if not data:
+                self._on_opening_end()
+            self._on_opening_bytes(data)
+        except (OSError, TlsError, ProxyError) as error:
+            self._not_opened(error)
 
-    def _on_lost(self, *, reset: bool) -> None:
-        stamp_ns = monotonic_ns()
-        was_open = self.open
+    def _on_opening_end(self) -> None:
+        if self._tunnel is not None:
+            self._tunnel.eof()
+        elif self._tls is not None:
+            self._tls.eof()
+        raise ConnectionResetError(errno.ECONNRESET, "closed while the connection was being set up")
+
+    def _on_opening_bytes(self, data: bytes) -> None:
+        if self._tunnel is not None:
+            done, data = self._tunnel.feed(data)
+            if not done:
+                return
+            self._tunnel = None
+            if self._tls is not None:
+                self._write((self._tls.start(),))
+            if not data:
+                return
+        if self._tls is not None:
+            progress = self._tls.feed(data)
+            if progress.reply:
+                self._write((progress.reply,))
+            if progress.plain or progress.closed:
+                raise TlsError("the server speaks, or ends, before it was asked anything")
+            if progress.ready:
+                self._opened()
+
+    def _opened(self) -> None:
+        self._loop.remove_reader(self._sock)
+        self.pool.intake.watch(self._sock.fileno(), self)
+        self.pool.opened(self)
+
+    def _not_opened(self, error: Exception) -> None:
+        if isinstance(error, TlsError) and error.reply:
+            self._write((error.reply,))
         self._shut()
-        if was_open:
-            self._received(self, stamp_ns, Lost(reset))
-            self.pool.forget(self)
+        self.pool.not_opened(self, error)
+
+    # --- reading -----------------------------------------------------------------------------------------------------
+
+    def lost(self, *, reset: bool) -> Lost:
+        """It has ended; what to tell."""
+        self._shut()
+        self.pool.forget(self)
+        return Lost(reset, cut=self._tls is not None and not self._tls.closed)
+
+    def plain(self, data: bytes) -> tuple[bytes, bool]:
+        """What raw bytes say: themselves, or what they are decrypted to, and whether TLS says that nothing follows.
+
+        Raises:
+            TlsError: they are no TLS.
+        """
+        if self._tls is None:
+            return data, False
+        try:
+            progress = self._tls.feed(data)
+        except TlsError as error:
+            if error.reply:
+                self._write((error.reply,))
+            raise
+        if progress.reply:
+            self._write((progress.reply,))
+        return progress.plain, progress.closed
+
+    # --- writing -----------------------------------------------------------------------------------------------------
 
     def send(self, exchange: Exchange, parts: tuple[bytes, bytes]) -> None:
         """Send a request; the connection must be open and idle."""
         if not self.open or self.exchange is not None:
             raise RuntimeError("the connection is not open and idle")
+        if self._tls is None:
+            self._write(parts)
+        else:
+            self._write((self._tls.encrypt(parts[0] + parts[1]),))
         self.exchange = exchange
         self.used = True
-        self._write(b"", parts)
 
-    def _write(self, rest: bytes, parts: tuple[bytes, bytes] = (b"", b"")) -> None:
+    def _write(self, parts: tuple[bytes, ...]) -> None:
         """Write what the kernel takes now, and the rest when it can. A broken connection is told by its reader."""
-        try:
-            taken = self._sock.sendmsg((rest, *parts)) if rest else self._sock.sendmsg(parts)
-        except (BlockingIOError, InterruptedError):
-            taken = 0
-        except OSError:
-            return
-        left = len(rest) + len(parts[0]) + len(parts[1]) - taken
-        if not left:
-            return
-        self._unsent = (rest + parts[0] + parts[1])[-left:]
-        self._loop.add_writer(self._sock, self._on_writable)
+        taken = 0
+        if not self._unsent:
+            try:
+                taken = self._sock.sendmsg(parts)
+            except (BlockingIOError, InterruptedError):
+                pass
+            except OSError:
+                return
+        size = sum(map(len, parts))
+        if taken < size:
+            self._unsent += b"".join(parts)[taken:]
+            self._loop.add_writer(self._sock, self._on_writable)
 
     def _on_writable(self) -> None:
         self._loop.remove_writer(self._sock)
         rest, self._unsent = self._unsent, b""
-        self._write(rest)
+        self._write((rest,))
 
     def close(self) -> None:
         """Close it at once; nothing is reported any more."""
         self.exchange = None
+        if self._tls is not None and self._tls.ready and self.open:
+            self._write((self._tls.close(),))
         self._shut()
 
     def _shut(self) -> None:
         self.open = False
-        if self._sock.fileno() >= 0:
-            self._loop.remove_reader(self._sock)
-            self._loop.remove_writer(self._sock)
+        fd = self._sock.fileno()
+        if fd >= 0:
+            self.pool.intake.forget(fd)
+            self._loop.remove_reader(fd)
+            self._loop.remove_writer(fd)
             self._sock.close()
 
 
@@ -176,51 +349,62 @@ class Pool:
     """Connections of one replica: idle ones, and requests waiting for one that is being opened.
 
     Args:
-        target: the replica.
-        received: see Connection.
+        route: how the replica is reached.
+        intake: reads the connections.
         clock: stamps what is received.
         dispatch: called with a connection and a waiting exchange: send it now.
         failed: called with a waiting exchange that cannot be sent: status and message.
+
+    Attributes:
+        made: connections opened so far.
     """
 
     def __init__(
         self,
-        target: Target,
+        route: Route,
         *,
-        received: Received,
+        intake: Intake,
         clock: ReceiveClock,
         dispatch: Callable[[Connection, Exchange], None],
         failed: Callable[[Exchange, RequestStatus, str], None],
     ) -> None:
-        self.target = target
-        self._received = received
-        self._clock = clock
+        self.route = route
+        self.clock = clock
+        self.loop = asyncio.get_running_loop()
+        self.made = 0
+        self.intake = intake
         self._dispatch = dispatch
         self._failed = failed
+        self._addresses: list[tuple[int, Any]] = []
         self._idle: list[Connection] = []
         self._busy: set[Connection] = set()
+        self._opening: set[Connection] = set()
         self._waiting: deque[Exchange] = deque()
-        self._connecting: set[asyncio.Task[None]] = set()
+        self._settled: asyncio.Future[None] | None = None
+        self._refill_scheduled = False
 
     async def warm(self, connections: int) -> None:
-        """Open so many connections. A replica that cannot be reached is no error here: its requests will tell."""
-        for _ in range(connections - len(self._idle) - len(self._connecting)):
+        """Find the replica and open so many connections.
+
+        One that cannot be reached is no error here: its requests will tell.
+        """
+        await self._resolve()
+        for _ in range(connections - len(self._idle) - len(self._opening)):
             self._connect()
-        while self._connecting:
-            await asyncio.wait(tuple(self._connecting))
+        if self._opening:
+            self._settled = self.loop.create_future()
+            await self._settled
 
     def acquire(self) -> Connection | None:
         """An open idle connection, the one used last; None if there is none (then `wait`)."""
-        now_ns = monotonic_ns()
         while self._idle:
             connection = self._idle.pop()
             if not connection.open:
                 continue
-            if connection.used and now_ns - connection.idle_since_ns > _IDLE_NS:
+            if connection.used and monotonic_ns() - connection.idle_since_ns > _IDLE_NS:
                 connection.close()
                 continue
             self._busy.add(connection)
-            self._refill()
             return connection
         return None
 
@@ -228,6 +412,12 @@ class Pool:
         """Send `exchange` as soon as a connection is open."""
         self._waiting.append(exchange)
         self._refill()
+
+    def refill_soon(self) -> None:
+        """Open what is lacking once the loop has nothing better to do."""
+        if len(self._idle) < RESERVE and not self._refill_scheduled:
+            self._refill_scheduled = True
+            self.loop.call_soon(self._refill)
 
     def release(self, connection: Connection, *, reusable: bool) -> None:
         """The connection's exchange has ended."""
@@ -249,18 +439,32 @@ class Pool:
         if connection in self._idle:
             self._idle.remove(connection)
 
-    async def close(self) -> None:
+    def opened(self, connection: Connection) -> None:
+        """A connection can be used."""
+        self.made += 1
+        self._opening.discard(connection)
+        self._offer(connection)
+        self._settle()
+
+    def not_opened(self, connection: Connection, error: Exception) -> None:
+        """A connection could not be set up; the request that waits longest fails by it."""
+        self._opening.discard(connection)
+        self._on_failed(error)
+        self._settle()
+
+    def close(self) -> None:
         """Close every connection and give up opening more."""
         self._waiting.clear()
-        tasks = tuple(self._connecting)
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
-        for connection in (*self._idle, *self._busy):
+        for connection in (*self._idle, *self._busy, *self._opening):
             connection.close()
         self._idle.clear()
         self._busy.clear()
+        self._opening.clear()
+        self._settle()
+
+    def _settle(self) -> None:
+        if self._settled is not None and not self._opening and not self._settled.done():
+            self._settled.set_result(None)
 
     def _offer(self, connection: Connection) -> None:
         """An open connection goes to the request that waits longest, or is idle."""
@@ -273,45 +477,52 @@ class Pool:
         self._idle.append(connection)
 
     def _refill(self) -> None:
-        lacking = len(self._waiting) + max(0, RESERVE - len(self._idle)) - len(self._connecting)
-        for _ in range(lacking):
+        self._refill_scheduled = False
+        for _ in range(len(self._waiting) + max(0, RESERVE - len(self._idle)) - len(self._opening)):
             self._connect()
 
+    def _on_failed(self, error: Exception) -> None:
+        own = isinstance(error, OSError) and error.errno in _OWN_LIMITS
+        status = RequestStatus.NOT_SENT if own else RequestStatus.CONNECT_FAILED
+        while self._waiting:
+            exchange = self._waiting.popleft()
+            if not exchange.ended:
+                self._failed(exchange, status, f"{self.route.target.authority}: {error}")
+                return
+
+    async def _resolve(self) -> None:
+        """Look the address up, once: the name service has no place in a running load."""
+        peer = self.route.proxy or self.route.target
+        try:
+            found = await self.loop.getaddrinfo(peer.host, peer.port, type=socket.SOCK_STREAM)
+        except OSError:
+            return
+        addresses: list[tuple[int, Any]] = [(family, address) for family, _, _, _, address in found]
+        for family, address in addresses:
+            with socket.socket(family, socket.SOCK_STREAM) as sock:
+                sock.setblocking(False)
+                try:
+                    await self.loop.sock_connect(sock, address)
+                except OSError:
+                    continue
+            self._addresses = [(family, address)]
+            return
+        self._addresses = addresses[:1]
+
     def _connect(self) -> None:
-        task = asyncio.get_running_loop().create_task(self._open())
-        self._connecting.add(task)
-        task.add_done_callback(self._on_opened)
-
-    def _on_opened(self, task: asyncio.Task[None]) -> None:
-        """Raises what the task raised, which is never the engine's trouble, into the loop's exception handler."""
-        self._connecting.discard(task)
-        if not task.cancelled():
-            task.result()
-
-    async def _open(self) -> None:
+        if not self._addresses:
+            self._on_failed(OSError(errno.EHOSTUNREACH, "the name of the host cannot be resolved"))
+            return
+        family, address = self._addresses[0]
         try:
-            sock = await self._connected()
+            sock = socket.socket(family, socket.SOCK_STREAM)
         except OSError as error:
-            own = error.errno in _OWN_LIMITS
-            status = RequestStatus.NOT_SENT if own else RequestStatus.CONNECT_FAILED
-            while self._waiting:
-                exchange = self._waiting.popleft()
-                if not exchange.ended:
-                    self._failed(exchange, status, f"{self.target.authority}: {error}")
-                    break
-        else:
-            self._offer(Connection(self, sock, self._received, self._clock))
-
-    async def _connected(self) -> socket.socket:
-        """A connected socket that does not block."""
-        loop = asyncio.get_running_loop()
-        found = await loop.getaddrinfo(self.target.host, self.target.port, type=socket.SOCK_STREAM)
-        family, kind, protocol, _, address = found[0]
-        sock = socket.socket(family, kind, protocol)
-        try:
-            sock.setblocking(False)
-            await loop.sock_connect(sock, address)
-        except BaseException:
+            self._on_failed(error)
+            return
+        sock.setblocking(False)
+        number = sock.connect_ex(address)
+        if number not in (0, errno.EINPROGRESS):
             sock.close()
-            raise
-        return sock
+            self._on_failed(OSError(number, os.strerror(number)))
+            return
+        self._opening.add(Connection(self, sock))

@@ -23,11 +23,29 @@ class PromptMode(StrEnum):
     TEXT = "text"
 
 
+class Endpoint(StrEnum):
+    """Which of the OpenAI API's two generating endpoints requests go to."""
+
+    COMPLETIONS = "completions"
+    CHAT = "chat"
+
+
+class Priority(StrEnum):
+    """How the sending processes are scheduled; what is not permitted falls back to NORMAL, and the audit says so.
+
+    HIGH: nice -10. REALTIME: SCHED_FIFO, priority 1 (the kernel's throttling keeps 5 % of the machine for others).
+    """
+
+    NORMAL = "normal"
+    HIGH = "high"
+    REALTIME = "realtime"
+
+
 class LoadPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything a load process needs.
 
     Attributes:
-        targets: base URLs of the replicas, "http://127.0.0.1:8000"; loopback only.
+        targets: base URLs of the replicas, "http://127.0.0.1:8000" or "https://host/prefix".
         model: value of the requests' "model" field.
         prompt_mode: see PromptMode. Rows that carry a prompt text are sent as text in either mode.
         token_low, token_high: token ids prompts are drawn from, low inclusive, high exclusive.
@@ -38,6 +56,16 @@ class LoadPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         run_seeds: one run per seed, one after the other; a run's requests, order and prompts follow from its seed.
         limits: only `stall_timeout_s` matters here.
         spool_path, audit_path: outputs.
+        endpoint: see Endpoint. Chat requests are always sent as text.
+        headers: more headers of every request, in order.
+        api_key_env: name of the environment variable whose value is sent as bearer token; "" for none. The key itself
+            is in no file.
+        proxies: use the proxies that the environment names (HTTP_PROXY, HTTPS_PROXY, NO_PROXY).
+        ca_path: file of certificates trusted for https; "" for the system's.
+        verify_tls: whether the server's certificate is checked.
+        senders: sending processes; 0 lets the offered load decide.
+        priority: see Priority.
+        cpus: CPUs the sending processes are pinned to, one each in turn; empty for none.
     """
 
     targets: tuple[str, ...]
@@ -53,6 +81,15 @@ class LoadPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     limits: Limits
     spool_path: str
     audit_path: str
+    endpoint: Endpoint = Endpoint.COMPLETIONS
+    headers: tuple[tuple[str, str], ...] = ()
+    api_key_env: str = ""
+    proxies: bool = False
+    ca_path: str = ""
+    verify_tls: bool = True
+    senders: int = 0
+    priority: Priority = Priority.NORMAL
+    cpus: tuple[int, ...] = ()
 
 
 class LoadProgress(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,6 +102,9 @@ class LoadProgress(msgspec.Struct, frozen=True, kw_only=True):
         tokens: output tokens of the current run.
         outstanding: requests sent and not ended.
         silent_s: seconds since any stream last brought a byte while something was outstanding, else 0.
+        ttft_ms, lateness_ms: medians since the line before (TTFT from the intended start), for display; None where
+            nothing came.
+        itl_ms: median over the streams under way of each one's latest gap; None without.
     """
 
     phase: Phase
@@ -75,3 +115,6 @@ class LoadProgress(msgspec.Struct, frozen=True, kw_only=True):
     tokens: int
     outstanding: int
     silent_s: float
+    ttft_ms: float | None = None
+    itl_ms: float | None = None
+    lateness_ms: float | None = None

@@ -14,40 +14,36 @@ Whatever an engine does is data. The process fails only by its own fault, and sa
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import gc
+import math
 import os
 import resource
-import select
 import signal
 import socket
 import stat
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
 import msgspec
 import uvloop
 
-from scoot.benchmark.clock import monotonic_ns, sharpen_timers
-from scoot.benchmark.connection import Target, parse_target
-from scoot.benchmark.exchange import Ask
-from scoot.benchmark.feed import ClosedFeed, Feed, OpenFeed
-from scoot.benchmark.load import Run, RunSettings
-from scoot.benchmark.plan import LoadPlan, LoadProgress, PromptMode
-from scoot.benchmark.request import RequestBuilder, TokenCounter, head
-from scoot.benchmark.schedule import RunSchedule, build_schedule
+from scoot.benchmark.conductor import Conductor, SenderFailedError
+from scoot.benchmark.connection import Route
+from scoot.benchmark.crew import Member, dismiss, fork_crew
+from scoot.benchmark.plan import LoadPlan, LoadProgress
+from scoot.benchmark.proxy import proxy_for
+from scoot.benchmark.sending import Sending
 from scoot.benchmark.spool import SpoolWriter
-from scoot.benchmark.trace_row import TraceRow, estimate_tokens
+from scoot.benchmark.target import parse_target
+from scoot.benchmark.tls import make_context
+from scoot.benchmark.trace_row import TraceRow
 from scoot.benchmark.workload import from_blob
-from scoot.wire.assignment import Phase
-from scoot.wire.columns import RequestPhase
-from scoot.wire.errors import RemoteProtocolError, TransientError, UserError
+from scoot.wire.errors import RemoteProtocolError, UserError
 from scoot.wire.measurement import LoadAudit
-from scoot.wire.spec import ArrivalProcess
 
 EXIT_OK: Final = 0
 EXIT_FAILED: Final = 1
@@ -56,10 +52,13 @@ EXIT_ORPHANED: Final = 3
 EXIT_DISK_FULL: Final = 28
 
 _DISK_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
-_SLICE_NS: Final = 50_000_000
-_SIGN_OF_LIFE_NS: Final = 400_000_000
-_CLOSED_TEXTS_MIN: Final = 500
-_CLOSED_TEXTS_PER_USER: Final = 8
+_PARSER_NICE: Final = 5
+
+SENDER_TOKENS_S: Final = 25_000
+SENDER_REQUESTS_S: Final = 4_000
+SENDER_USERS: Final = 1_500
+"""What one sending process is trusted with."""
+
 _USAGE: Final = "usage: python -m scoot.benchmark.process PLAN.json"
 
 
@@ -71,156 +70,111 @@ def main(argv: list[str] | None = None) -> int:
     path = arguments[0]
     try:
         plan = msgspec.json.decode(Path(path).read_bytes(), type=LoadPlan)
-        targets = _targets(plan)
+        routes = _routes(plan)
         rows = from_blob(Path(plan.rows_path).read_bytes())
     except (OSError, msgspec.DecodeError, RemoteProtocolError, UserError) as error:
         return _complain(f"{path}: {error}", EXIT_BAD_PLAN)
-    _exit_with_the_agent()
     _allow_many_connections()
-    sharpen_timers()
     try:
-        return uvloop.run(LoadProcess(plan, targets, rows).execute())
-    except UserError as error:
-        return _complain(f"{path}: {error}", EXIT_BAD_PLAN)
+        return _load(plan, routes, rows)
+    except SenderFailedError as error:
+        return _complain(f"{path}: {error}", error.code)
     except OSError as error:
         code = EXIT_DISK_FULL if error.errno in _DISK_FULL else EXIT_FAILED
         return _complain(f"{plan.spool_path}: {error}", code)
 
 
-def _targets(plan: LoadPlan) -> tuple[Target, ...]:
+def _routes(plan: LoadPlan) -> tuple[Route, ...]:
+    """How the targets are reached.
+
+    Raises:
+        UserError: there is none, or one is wrong.
+    """
     if not plan.targets:
         raise UserError("there is no target", key="targets")
-    return tuple(parse_target(url) for url in plan.targets)
+    if plan.api_key_env and not os.environ.get(plan.api_key_env):
+        raise UserError(f"the environment variable {plan.api_key_env} is not set", key="api_key_env", hint="export it")
+    targets = [parse_target(url) for url in plan.targets]
+    tls = make_context(plan.ca_path, plan.verify_tls) if any(target.tls for target in targets) else None
+    return tuple(
+        Route(
+            target=target,
+            proxy=proxy_for(target, os.environ) if plan.proxies else None,
+            tls=tls if target.tls else None,
+        )
+        for target in targets
+    )
+
+
+def senders_wanted(plan: LoadPlan, rows: Sequence[TraceRow], cpus: int) -> int:
+    """How many sending processes a load takes; no more than leave one CPU for the rest.
+
+    One per SENDER_TOKENS_S tokens, SENDER_REQUESTS_S requests and SENDER_USERS users.
+    """
+    if plan.senders:
+        return plan.senders
+    arrivals = plan.workload.arrivals
+    rate = arrivals.rate or 0.0
+    tokens = sum(row.output_tokens for row in rows) / len(rows)
+    load = max(rate * tokens / SENDER_TOKENS_S, rate / SENDER_REQUESTS_S, (arrivals.users or 0) / SENDER_USERS)
+    return max(1, min(math.ceil(load), cpus - 1))
 
 
 class LoadProcess:
     """All runs of a plan, one after the other."""
 
-    def __init__(self, plan: LoadPlan, targets: tuple[Target, ...], rows: tuple[TraceRow, ...]) -> None:
+    def __init__(self, plan: LoadPlan, members: list[Member], spool: SpoolWriter) -> None:
         self._plan = plan
-        self._targets = targets
-        self._rows = rows
+        self._members = members
+        self._spool = spool
         self._reporter = Reporter()
-        self._stop = asyncio.Event()
 
-    async def execute(self) -> int:
-        """Run, spool, audit. Returns the exit code.
+    async def execute(self) -> list[LoadAudit]:
+        """Run and spool.
 
         Raises:
-            OSError: spool or audit cannot be written.
-            UserError: arrivals that cannot be drawn.
+            OSError: the spool cannot be written.
+            SenderFailedError: a sender cannot go on.
         """
         loop = asyncio.get_running_loop()
+        stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop.set)
-        audits: list[LoadAudit] = []
-        with SpoolWriter(self._plan.spool_path) as spool:
-            for run, seed in enumerate(self._plan.run_seeds):
-                feed = await self._feed(run, seed)
-                if self._stop.is_set():
-                    break
-                load = Run(self._settings(run), feed, spool=spool.append, report=self._reporter.send)
-                with _no_garbage_collection():
-                    audits.append(await load.execute(self._stop))
-                if self._stop.is_set():
-                    break
-        _write_whole(Path(self._plan.audit_path), msgspec.json.encode(audits))
-        return EXIT_OK
-
-    def _settings(self, run: int) -> RunSettings:
-        workload = self._plan.workload
-        return RunSettings(
-            run=run,
-            targets=self._targets,
-            heads=tuple(head(target) for target in self._targets),
-            warm_up_us=round(workload.warm_up_s * 1e6),
-            timeout_us=round(workload.request_timeout_s * 1e6),
-            drain_us=round(workload.drain_s * 1e6),
+            loop.add_signal_handler(number, stop.set)
+        _exit_with_the_agent(loop, self._members)
+        conductor = Conductor(
+            self._members,
+            runs=len(self._plan.run_seeds),
+            warm_up=self._plan.workload.warm_up_s > 0,
+            spool=self._spool.append,
+            report=self._reporter.send,
         )
+        return await conductor.execute(stop)
 
-    async def _feed(self, run: int, seed: int) -> Feed:
-        """The run's requests, made before its clock starts; cut short when told to stop."""
-        plan = self._plan
-        schedule = build_schedule(plan.workload, self._rows, seed, warm_up=plan.workload.warm_up_s > 0)
-        counter = _Counter(self._targets[0], plan.model)
-        builder = RequestBuilder(plan, self._rows, seed, count_tokens=counter)
+
+def _load(plan: LoadPlan, routes: tuple[Route, ...], rows: tuple[TraceRow, ...]) -> int:
+    """Everything after the plan was understood; the exit code."""
+    # Nothing read so far is ever garbage; frozen, its pages stay shared with the senders.
+    gc.collect()
+    gc.freeze()
+    # A load makes no cycles worth collecting, in no process of it; looking for them takes a tenth of the parser's time.
+    gc.disable()
+    cpus = len(os.sched_getaffinity(0))
+    senders = senders_wanted(plan, rows, cpus)
+    with SpoolWriter(plan.spool_path) as spool:
+        members = fork_crew(senders, lambda number, sock: Sending(plan, routes, rows, number, senders).work(sock))
         try:
-            if plan.workload.arrivals.process is ArrivalProcess.CLOSED:
-                return await self._closed_feed(run, schedule, builder)
-            return OpenFeed(await self._build(run, schedule, builder, len(schedule)))
+            _yield_to_senders()
+            audits = uvloop.run(LoadProcess(plan, members, spool).execute())
         finally:
-            counter.close()
-
-    async def _closed_feed(self, run: int, schedule: RunSchedule, builder: RequestBuilder) -> Feed:
-        workload = self._plan.workload
-        users = workload.arrivals.users or 1
-
-        def make(index: int) -> Ask:
-            return builder.build(index, int(schedule.row[index % len(schedule)]), phase=RequestPhase.MEASURED)
-
-        if self._plan.prompt_mode is PromptMode.TEXT:
-            # Fitting a text asks the engine and blocks, so these are made now, and used again when they run out.
-            count = min(len(schedule), max(_CLOSED_TEXTS_MIN, _CLOSED_TEXTS_PER_USER * users))
-            asks = await self._build(run, schedule, builder, count)
-
-            def make(index: int) -> Ask:
-                return msgspec.structs.replace(asks[index % len(asks)], index=index)
-
-        return ClosedFeed(
-            users=users,
-            warm_up_us=round(workload.warm_up_s * 1e6),
-            end_us=round((workload.warm_up_s + workload.duration_s) * 1e6),
-            make=make,
-            ahead=users,
-        )
-
-    async def _build(self, run: int, schedule: RunSchedule, builder: RequestBuilder, count: int) -> list[Ask]:
-        """The first `count` requests. Now and then the loop gets a turn, and the agent a sign of life."""
-        asks: list[Ask] = []
-        yielded_ns = told_ns = monotonic_ns()
-        for index in range(count):
-            asks.append(
-                builder.build(
-                    index,
-                    int(schedule.row[index]),
-                    intended_us=int(schedule.intended_us[index]),
-                    phase=RequestPhase(int(schedule.phase[index])),
-                )
-            )
-            now_ns = monotonic_ns()
-            if now_ns - yielded_ns >= _SLICE_NS:
-                await asyncio.sleep(0)  # noqa: TID251 - no waiting: lets signal handlers run
-                yielded_ns = monotonic_ns()
-                if self._stop.is_set():
-                    break
-            if now_ns - told_ns >= _SIGN_OF_LIFE_NS:
-                self._reporter.send(self._preparing(run))
-                told_ns = now_ns
-        return asks
-
-    def _preparing(self, run: int) -> LoadProgress:
-        phase = Phase.WARM_UP if self._plan.workload.warm_up_s > 0 else Phase.MEASURE
-        return LoadProgress(phase=phase, run=run, sent=0, completed=0, failed=0, tokens=0, outstanding=0, silent_s=0.0)
+            dismiss(members)
+    _write_whole(Path(plan.audit_path), msgspec.json.encode(audits))
+    return EXIT_OK
 
 
-class _Counter:
-    """Token counts from the engine; estimates once it does not answer: its requests will then fail, and tell why."""
-
-    def __init__(self, target: Target, model: str) -> None:
-        self._counter = TokenCounter(target, model)
-        self._broken = False
-
-    def __call__(self, text: str) -> int:
-        if not self._broken:
-            try:
-                return self._counter(text)
-            except TransientError as error:
-                self._broken = True
-                _complain(f"prompts have estimated lengths: {error}", EXIT_OK)
-        return estimate_tokens(text)
-
-    def close(self) -> None:
-        self._counter.close()
+def _yield_to_senders() -> None:
+    """What is parsed can wait; what is sent and received cannot."""
+    with contextlib.suppress(OSError):
+        os.nice(_PARSER_NICE)
 
 
 class Reporter:
@@ -257,48 +211,32 @@ def _writer_without_waiting(fd: int) -> Callable[[bytes], int]:
     return lambda data: os.write(fd, data)
 
 
-def _exit_with_the_agent() -> None:
-    """End this process at once when stdin, if a pipe or socket, reaches its end."""
+def _exit_with_the_agent(loop: asyncio.AbstractEventLoop, members: list[Member]) -> None:
+    """End this process and the senders at once when stdin, if a pipe or socket, reaches its end."""
     try:
         mode = os.fstat(0).st_mode
     except OSError:
         return
     if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
-        threading.Thread(target=_watch_stdin, name="stdin", daemon=True).start()
+        loop.add_reader(0, _look_at_stdin, members)
 
 
-def _watch_stdin() -> None:
-    poll = select.poll()
-    poll.register(0, select.POLLIN)
-    while True:
-        poll.poll()
-        try:
-            data = os.read(0, 4096)
-        except BlockingIOError:
-            continue
-        except OSError:
-            data = b""
-        if not data:
-            os._exit(EXIT_ORPHANED)
+def _look_at_stdin(members: list[Member]) -> None:
+    try:
+        data = os.read(0, 4096)
+    except BlockingIOError:
+        return
+    except OSError:
+        data = b""
+    if not data:
+        dismiss(members)
+        os._exit(EXIT_ORPHANED)
 
 
 def _allow_many_connections() -> None:
     """Raise the soft limit on open files to the hard one: every concurrent stream is a socket."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-@contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    """Keep the collector from pausing the loop; a run makes no cycles worth collecting."""
-    gc.collect()
-    gc.freeze()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
-        gc.unfreeze()
 
 
 def _write_whole(path: Path, data: bytes) -> None:

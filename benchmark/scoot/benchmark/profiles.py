@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from scoot.benchmark.trace_row import Rows, TraceRow
+from scoot.benchmark.trace_row import MAX_THINK_S, Rows, TraceRow
 from scoot.wire import limits
 from scoot.wire.errors import UserError
 
@@ -50,6 +50,30 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     own_tokens: _Knots
     output_tokens: _Knots
     groups: tuple[PrefixGroup, ...] = ()
+    rate: float
+
+
+class SessionProfile(msgspec.Struct, frozen=True, kw_only=True):
+    """A built-in workload of conversations. Each prompt is the system prompt and all that was said before.
+
+    Attributes:
+        name, source: as in Profile.
+        turns: lengths of sessions, in turns, ascending, each with its weight.
+        own_tokens: quantile knots of a user's message.
+        output_tokens: quantile knots of an answer.
+        system_tokens: length of the system prompt, which all sessions share.
+        think_median_s, think_sigma: pauses are log-normal, of this median (seconds) and deviation of the logarithm.
+        rate: sessions per second when a study names none.
+    """
+
+    name: str
+    source: str
+    turns: tuple[tuple[int, int], ...]
+    own_tokens: _Knots
+    output_tokens: _Knots
+    system_tokens: int
+    think_median_s: float
+    think_sigma: float
     rate: float
 
 
@@ -133,25 +157,52 @@ _AZURE_CONV: Final = Profile(
     rate=5.56,
 )
 
+_CHAT_SESSIONS: Final = SessionProfile(
+    name="CHAT_SESSIONS",
+    # Turns and the spread of pauses: Mooncake's conversation trace (Apache-2.0; Qin et al., FAST 2025), where a request
+    # whose prompt blocks continue those of an earlier one was taken for its next turn: 947 conversations of several
+    # turns in half an hour, which cuts the longest short. Logarithms of the gaps between arrivals have a standard
+    # deviation of 0.9 there, around a median of 120 s, answer included. The median of 10 s is a choice: windows of a
+    # few minutes see later turns. Messages and answers are those of BOT; the system prompt's length is a choice.
+    source=(
+        "messages and answers as in BOT, turns fitted to 947 conversations of Mooncake's conversation trace, pauses"
+        " log-normal with its spread and a chosen median of 10 s"
+    ),
+    turns=(
+        *((2, 605), (3, 182), (4, 85), (5, 28), (6, 18), (7, 10), (8, 7)),
+        *((9, 5), (10, 1), (11, 1), (12, 3), (18, 1), (21, 1)),
+    ),
+    own_tokens=_BOT.own_tokens,
+    output_tokens=_BOT.output_tokens,
+    system_tokens=64,
+    think_median_s=10.0,
+    think_sigma=0.9,
+    rate=1.0,
+)
+
 PROFILES: Final[Mapping[str, Profile]] = MappingProxyType(
     {profile.name: profile for profile in (_SQL, _BOT, _CLS, _REC, _AZURE_CONV)}
 )
-"""Built-in workloads by name."""
+"""Built-in workloads of independent requests by name."""
+
+SESSION_PROFILES: Final[Mapping[str, SessionProfile]] = MappingProxyType({_CHAT_SESSIONS.name: _CHAT_SESSIONS})
+"""Built-in workloads of sessions by name."""
 
 
-def profile_named(name: str) -> Profile:
+def profile_named(name: str) -> Profile | SessionProfile:
     """The built-in workload `name`.
 
     Raises:
         UserError: there is none of that name.
     """
-    profile = PROFILES.get(name)
+    profile = PROFILES.get(name) or SESSION_PROFILES.get(name)
     if profile is None:
-        close = difflib.get_close_matches(name.upper(), PROFILES, n=1)
+        names = (*PROFILES, *SESSION_PROFILES)
+        close = difflib.get_close_matches(name.upper(), names, n=1)
         raise UserError(
             f"unknown profile {name!r}",
             key="workload.profile",
-            hint=f"did you mean {close[0]}?" if close else f"one of {', '.join(PROFILES)}",
+            hint=f"did you mean {close[0]}?" if close else f"one of {', '.join(names)}",
         )
     return profile
 
@@ -183,6 +234,54 @@ def draw(profile: Profile, n: int, seed: int) -> tuple[TraceRow, ...]:
         for i, o, group, tokens in zip(own, output, chosen, [profile.groups[g].tokens for g in chosen], strict=True)
     ]
     return Rows(rows, (note,))
+
+
+def draw_sessions(profile: SessionProfile, n: int, seed: int) -> tuple[TraceRow, ...]:
+    """All turns of `n` sessions, session by session; the same seed gives the same rows. `notes` name the source.
+
+    Args:
+        profile: one of SESSION_PROFILES, or one of your own.
+        n: sessions, 1..limits.REQUESTS; fewer come back when their turns would be more than limits.REQUESTS.
+        seed: any integer.
+
+    Raises:
+        UserError: n is out of range.
+    """
+    if not 1 <= n <= limits.REQUESTS:
+        raise UserError(f"{n} sessions cannot be drawn, 1 to {limits.REQUESTS} can", key="workload.max_requests")
+    rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed & _MASK)))
+    lengths, weights = np.array(profile.turns, dtype=np.int64).T
+    upto = np.cumsum(weights) / weights.sum()
+    turns = lengths[np.searchsorted(upto, _levels(n, rng), side="right")]
+    turns = turns[np.cumsum(turns) <= limits.REQUESTS]
+    total = int(turns.sum())
+    own = _lengths(profile.own_tokens, total, rng).tolist()
+    output = _lengths(profile.output_tokens, total, rng).tolist()
+    pauses = np.exp(np.log(profile.think_median_s) + profile.think_sigma * rng.standard_normal(total))
+    think_s = np.minimum(MAX_THINK_S, np.round(pauses, 3)).tolist()
+    rows: list[TraceRow] = []
+    for session, length in enumerate(turns.tolist()):
+        said = profile.system_tokens
+        for turn in range(length):
+            at = len(rows)
+            rows.append(
+                TraceRow(
+                    input_tokens=said + own[at],
+                    output_tokens=output[at],
+                    blocks=(0,),
+                    block_tokens=profile.system_tokens,
+                    session=session,
+                    think_s=think_s[at] if turn else 0.0,
+                )
+            )
+            said += own[at] + output[at]
+    note = f"profile {profile.name}: {len(turns)} sessions of {total} turns drawn with seed {seed}, {profile.source}"
+    return Rows(rows, (note,))
+
+
+def mean_turns(profile: SessionProfile) -> float:
+    """Turns of a session on average."""
+    return sum(turns * weight for turns, weight in profile.turns) / sum(weight for _, weight in profile.turns)
 
 
 def _levels(n: int, rng: np.random.Generator) -> npt.NDArray[np.float64]:

@@ -1,7 +1,8 @@
 """Synthetic prompts of exact length: token ids, or text fitted with the engine's own tokenizer. Pure.
 
 Every token is a hash of (run seed, block or request, position), so that a prompt is the same wherever it is made,
-prefixes are shared exactly where block ids are, and no run meets another run's prefixes in an engine's cache.
+prefixes are shared exactly where block ids are, and no run meets another run's prefixes in an engine's cache. Turns of
+a session share what is in no block, too: each prompt begins with the one before it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from scoot.benchmark.ask import NO_SESSION
 from scoot.benchmark.trace_row import TraceRow
 
 FIT_CALLS: Final = 24
@@ -50,10 +52,10 @@ WORDS: Final = tuple(
 """Common English words; nearly all are one token in byte-pair vocabularies."""
 
 
-def token_ids(row: TraceRow, *, index: int, run_seed: int, low: int, high: int) -> list[int]:
+def token_ids(row: TraceRow, *, index: int, run_seed: int, low: int, high: int, session: int = NO_SESSION) -> list[int]:
     """A prompt of exactly `row.input_tokens` token ids in [low, high).
 
-    Leading blocks depend on their ids and the run only, what follows them on `index` too.
+    Leading blocks depend on their ids and the run only, what follows them on `session` too, or without one on `index`.
 
     Args:
         row: a row with `input_tokens`.
@@ -61,6 +63,7 @@ def token_ids(row: TraceRow, *, index: int, run_seed: int, low: int, high: int) 
         run_seed: the run.
         low: smallest id.
         high: one more than the largest id.
+        session: the session in the run's schedule that this is a turn of.
 
     Raises:
         ValueError: the row has no input length, or the range of ids is empty.
@@ -69,7 +72,7 @@ def token_ids(row: TraceRow, *, index: int, run_seed: int, low: int, high: int) 
         raise ValueError("a row without input_tokens is sent as its text")
     if not 0 <= low < high <= 1 << 32:
         raise ValueError(f"token ids from [{low}, {high}) cannot be drawn")
-    ids: list[int] = _draw(row, row.input_tokens, index, run_seed, low, high).tolist()
+    ids: list[int] = _draw(row, row.input_tokens, _tail_key(run_seed, index, session), run_seed, low, high).tolist()
     return ids
 
 
@@ -79,6 +82,7 @@ def fit_text(
     index: int,
     run_seed: int,
     count_tokens: Callable[[str], int],
+    session: int = NO_SESSION,
 ) -> tuple[str, int]:
     """A text of `row.input_tokens` tokens as the engine counts them, and how many it really has.
 
@@ -91,20 +95,21 @@ def fit_text(
         index: the request's position in the run's schedule, unique within the run.
         run_seed: the run.
         count_tokens: tokens the engine makes of a text, special tokens included; expensive.
+        session: the session in the run's schedule that this is a turn of; its texts begin alike, as far as words go.
     """
     if row.prompt is not None:
         return row.prompt, count_tokens(row.prompt)
     if row.input_tokens is None:
         raise ValueError("a row without input_tokens and prompt cannot be made")
-    return _Fit(row, index, run_seed, count_tokens).search(row.input_tokens)
+    return _Fit(row, _tail_key(run_seed, index, session), run_seed, count_tokens).search(row.input_tokens)
 
 
 class _Fit:
     """One search for a text of a given length: a secant over the number of words, then single letters at the end."""
 
-    def __init__(self, row: TraceRow, index: int, run_seed: int, count_tokens: Callable[[str], int]) -> None:
+    def __init__(self, row: TraceRow, key_of_tail: int, run_seed: int, count_tokens: Callable[[str], int]) -> None:
         self._row = row
-        self._index = index
+        self._key_of_tail = key_of_tail
         self._run_seed = run_seed
         self._count = count_tokens
         self._calls = 0
@@ -150,13 +155,17 @@ class _Fit:
         return count
 
     def _text(self, words: int) -> str:
-        drawn = _draw(self._row, words, self._index, self._run_seed, 0, len(WORDS))
+        drawn = _draw(self._row, words, self._key_of_tail, self._run_seed, 0, len(WORDS))
         return " ".join([WORDS[word] for word in drawn.tolist()])
 
 
-def _draw(row: TraceRow, length: int, index: int, run_seed: int, low: int, high: int) -> _U64:
+def _tail_key(run_seed: int, index: int, session: int) -> int:
+    """Key of what is in no block: the request's own, or its session's."""
+    return _key(run_seed, 1, index) if session == NO_SESSION else _key(run_seed, 2, session)
+
+
+def _draw(row: TraceRow, length: int, key_of_tail: int, run_seed: int, low: int, high: int) -> _U64:
     """(length,) uint64 in [low, high)."""
-    key_of_tail = _key(run_seed, 1, index)
     if row.blocks and row.block_tokens > 0:
         whole = -(-length // row.block_tokens)
         keys = np.array([_key(run_seed, 0, block) for block in row.blocks[:whole]], dtype=np.uint64)

@@ -49,6 +49,11 @@ class EventParser:
         self._event = b""
         self._id = b""
 
+    @property
+    def between_events(self) -> bool:
+        """Whether the next byte is the first of an event's first line."""
+        return not (self._partial or self._skip_lf or self._data or self._event)
+
     def feed(self, data: bytes) -> list[Event]:
         """The events that `data` completes.
 

@@ -6,17 +6,18 @@ Formats (`format = "auto"` looks at the first line that is not blank):
   `arrived_at` (seconds, optional), `input_tokens`, `output_tokens`.
 * burstgpt: CSV `Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type`.
 * mooncake: JSON lines `{timestamp (ms), input_length, output_length, hash_ids}`.
-* sharegpt: one JSON array of conversations.
+* sharegpt: one JSON array of conversations; all their turns where sessions are wanted.
 * vllm: JSON lines `{prompt, output_tokens}` as vLLM's custom data set.
-* jsonl: JSON lines `{prompt | input_tokens, output_tokens, arrived_at?, prefix_group?, prefix_tokens?}`.
+* jsonl: JSON lines `{prompt | input_tokens, output_tokens, arrived_at?, prefix_group?, prefix_tokens?, session?,
+  think_s?, slo_class?}`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain, islice
 from types import MappingProxyType
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 
@@ -26,9 +27,14 @@ from scoot.benchmark.trace_row import Rows, TraceRow
 from scoot.benchmark.trace_sharegpt import parse_sharegpt
 from scoot.wire.errors import UserError
 
+
+class _Parser(Protocol):
+    def __call__(self, lines: Iterable[str], path: str, *, sessions: bool) -> Rows: ...
+
+
 __all__ = ["FORMATS", "Rows", "TraceRow", "detect_format", "parse_trace"]
 
-_PARSERS: Final = MappingProxyType(
+_PARSERS: Final[Mapping[str, _Parser]] = MappingProxyType(
     {
         "azure": parse_azure,
         "burstgpt": parse_burstgpt,
@@ -45,13 +51,20 @@ FORMATS: Final = ("auto", *_PARSERS)
 _BLANKS: Final = 1000
 
 
-def parse_trace(lines: Iterable[str], *, format: str = "auto", path: str = "") -> tuple[TraceRow, ...]:  # noqa: A002 - the study file's key
+def parse_trace(
+    lines: Iterable[str],
+    *,
+    format: str = "auto",  # noqa: A002 - the study file's key
+    path: str = "",
+    sessions: bool = False,
+) -> tuple[TraceRow, ...]:
     """Rows of a trace, in order. The result is a `Rows`: its `notes` say what was skipped or estimated.
 
     Args:
         lines: the text, line by line, with or without line ends.
         format: one of FORMATS.
         path: of the file, for messages.
+        sessions: make turns of sessions of the rows that belong to one; otherwise every row is on its own.
 
     Raises:
         UserError: an unknown format, or a trace that is empty, malformed, over limits.REQUESTS rows, or has lengths or
@@ -66,7 +79,7 @@ def parse_trace(lines: Iterable[str], *, format: str = "auto", path: str = "") -
     if not any(line.strip() for line in head):
         raise UserError("the trace is empty", path=path, hint="it needs at least one request")
     name = detect_format(head[-1], path=path, line=len(head)) if format == "auto" else format
-    rows = _PARSERS[name](chain(head, rest), path)
+    rows = _PARSERS[name](chain(head, rest), path, sessions=sessions)
     if not rows:
         notes = "; ".join(rows.notes)
         raise UserError(

@@ -8,7 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
-from scoot.benchmark.trace_row import Rows, TraceRow, check_arrival, check_tokens
+import msgspec
+
+from scoot.benchmark.trace_row import MAX_THINK_S, Rows, Sessions, TraceRow, check_arrival, check_tokens
 from scoot.wire import limits
 from scoot.wire.errors import UserError
 
@@ -21,7 +23,7 @@ _BURSTGPT_OPTIONAL: Final = frozenset({"Total tokens", "Log Type", "Model", "Ses
 _Record = tuple[int, Mapping[str, str]]
 
 
-def parse_azure(lines: Iterable[str], path: str) -> Rows:
+def parse_azure(lines: Iterable[str], path: str, *, sessions: bool = False) -> Rows:  # noqa: ARG001 - it has none
     """Rows of an Azure trace, or of a table with the same columns in seconds.
 
     Wall-clock times become seconds from the first row. `arrived_at` may be left out: then there are no arrivals.
@@ -34,13 +36,20 @@ def parse_azure(lines: Iterable[str], path: str) -> Rows:
     return Rows(_length_rows(reader, path))
 
 
-def parse_burstgpt(lines: Iterable[str], path: str) -> Rows:
-    """Rows of a BurstGPT trace. Rows with 0 response tokens are requests that failed there: skipped, and noted."""
+def parse_burstgpt(lines: Iterable[str], path: str, *, sessions: bool = False) -> Rows:
+    """Rows of a BurstGPT trace. Rows with 0 response tokens are requests that failed there: skipped, and noted.
+
+    With `sessions`, the column `Session ID` (blank: a request on its own) makes sessions. A pause lasts from the end
+    of the turn before, which is `Elapsed time` after its arrival; without that column from its arrival, which is noted.
+    """
     reader = _Reader(lines, path)
     reader.expect(("Timestamp", "Request tokens", "Response tokens"), optional=_BURSTGPT_OPTIONAL)
     rows: list[TraceRow] = []
     failed = 0
     previous: float | None = None
+    turns = (
+        _BurstGptTurns(timed="Elapsed time" in reader.header) if sessions and "Session ID" in reader.header else None
+    )
     for line, record in reader:
         previous = arrived = check_arrival(
             _number(record, "Timestamp", path, line), previous, key="Timestamp", path=path, line=line
@@ -48,15 +57,37 @@ def parse_burstgpt(lines: Iterable[str], path: str) -> Rows:
         if _integer(record, "Response tokens", path, line) == 0:
             failed += 1
             continue
-        rows.append(
-            TraceRow(
-                arrived_s=arrived,
-                input_tokens=_tokens(record, "Request tokens", path, line),
-                output_tokens=_tokens(record, "Response tokens", path, line),
-            )
+        row = TraceRow(
+            arrived_s=arrived,
+            input_tokens=_tokens(record, "Request tokens", path, line),
+            output_tokens=_tokens(record, "Response tokens", path, line),
         )
+        rows.append(row if turns is None else turns.place(row, record, path, line))
     notes = [f"{failed} requests that had failed in the trace (0 response tokens) were skipped"] if failed else []
+    if turns is not None and not turns.timed:
+        notes.append("the trace does not say when answers ended: pauses between turns are the gaps of their arrivals")
     return Rows(rows, notes)
+
+
+class _BurstGptTurns:
+    """Makes rows of a BurstGPT trace turns of their sessions."""
+
+    def __init__(self, *, timed: bool) -> None:
+        self.timed = timed
+        self._sessions = Sessions()
+        self._ended_s: dict[int, float] = {}
+
+    def place(self, row: TraceRow, record: Mapping[str, str], path: str, line: int) -> TraceRow:
+        session, further = self._sessions.turn(record["Session ID"].strip() or None)
+        if session is None:
+            return row
+        arrived_s = row.arrived_s or 0.0
+        took_s = _number(record, "Elapsed time", path, line) if self.timed else 0.0
+        if not 0 <= took_s < math.inf:
+            raise UserError(f"{took_s:g} is no duration", path=path, line=line, key="Elapsed time")
+        pause_s = min(MAX_THINK_S, max(0.0, arrived_s - self._ended_s[session])) if further else 0.0
+        self._ended_s[session] = arrived_s + took_s
+        return msgspec.structs.replace(row, session=session, think_s=pause_s)
 
 
 def _azure_rows(reader: _Reader, path: str) -> Iterator[TraceRow]:

@@ -22,8 +22,15 @@ _LINE_CHARS: Final = 1024**3
 _LATER_MAGICS: Final = {b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"PK\x03\x04": "zip"}
 
 
-def read_trace(path: str, *, format: str = "auto") -> tuple[TraceRow, ...]:  # noqa: A002 - the study file's key
+def read_trace(
+    path: str,
+    *,
+    format: str = "auto",  # noqa: A002 - the study file's key
+    sessions: bool = False,
+) -> tuple[TraceRow, ...]:
     """Rows of the trace file at `path`, gzip recognised by its first bytes, whatever its name.
+
+    `format` and `sessions` are as in parse_trace.
 
     Raises:
         UserError: the file is missing, unreadable, a folder, no text, cut off, over TRACE_BYTES inflated, or not a
@@ -33,7 +40,7 @@ def read_trace(path: str, *, format: str = "auto") -> tuple[TraceRow, ...]:  # n
         raise UserError("no trace file is named", key="workload.trace")
     try:
         with Path(path).open("rb") as file, contextlib.closing(_lines(file, path)) as lines:
-            return parse_trace(lines, format=format, path=path)
+            return parse_trace(lines, format=format, path=path, sessions=sessions)
     except FileNotFoundError as error:
         raise UserError(
             "there is no such trace file", path=path, key="workload.trace", hint="paths are relative to the study file"

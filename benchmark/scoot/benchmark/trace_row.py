@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final, Self
 
 import msgspec
@@ -15,6 +15,12 @@ MAX_TOKENS: Final = 10_000_000
 
 MAX_ARRIVAL_S: Final = 1e15
 """Latest arrival believed, seconds: no date in any unit comes near it."""
+
+MAX_THINK_S: Final = 86_400.0
+"""Longest pause between the turns of a session, seconds."""
+
+CLASS_CHARS: Final = 100
+"""Longest name of an SLO class."""
 
 BYTES_PER_TOKEN: Final = 3.6
 """Bytes of UTF-8 per token in `estimate_tokens`: LLaMA-2 makes 3.6 of English chat, 2.3 of SQL and code."""
@@ -30,6 +36,11 @@ class TraceRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, fo
         prompt: prompt text, sent as it is; None for a synthetic prompt of `input_tokens` tokens.
         blocks: ids of the prompt's leading blocks; two rows with equal leading ids share that prefix.
         block_tokens: tokens of each block (the last may be cut by `input_tokens`); 0 exactly when there are no blocks.
+        session: turns of one session have the same number and come in their order, other rows may lie between; None
+            for a request on its own. What of a synthetic prompt is not in `blocks` grows from turn to turn.
+        think_s: pause between the end of the turn before and this one, 0..MAX_THINK_S; 0 for a first turn. The arrival
+            time of a further turn does not matter.
+        slo_class: name of the SLO class the request belongs to; None lets the run's seed decide.
     """
 
     arrived_s: float | None = None
@@ -38,6 +49,9 @@ class TraceRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, fo
     prompt: str | None = None
     blocks: tuple[int, ...] = ()
     block_tokens: int = 0
+    session: int | None = None
+    think_s: float = 0.0
+    slo_class: str | None = None
 
 
 class Rows(tuple[TraceRow, ...]):  # noqa: SLOT001 - a tuple subclass cannot have non-empty slots
@@ -50,6 +64,19 @@ class Rows(tuple[TraceRow, ...]):  # noqa: SLOT001 - a tuple subclass cannot hav
         self = super().__new__(cls, rows)
         self.notes = tuple(notes)
         return self
+
+
+def first_turns(rows: Sequence[TraceRow]) -> list[TraceRow]:
+    """The rows that begin something: requests on their own, and first turns of sessions."""
+    seen: set[int] = set()
+    firsts: list[TraceRow] = []
+    for row in rows:
+        if row.session is None:
+            firsts.append(row)
+        elif row.session not in seen:
+            seen.add(row.session)
+            firsts.append(row)
+    return firsts
 
 
 def estimate_tokens(text: str) -> int:
@@ -108,3 +135,47 @@ def check_arrival(value: float, previous_s: float | None, *, key: str, path: str
             hint="sort the trace by arrival time",
         )
     return value
+
+
+class Sessions:
+    """Numbers sessions in the order of their first turns, and tells first turns from further ones."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[str | int, int] = {}
+
+    def turn(self, name: str | int | None) -> tuple[int | None, bool]:
+        """The number of the session `name` (None: a request on its own), and whether this is a further turn of it."""
+        if name is None:
+            return None, False
+        further = name in self._numbers
+        return self._numbers.setdefault(name, len(self._numbers)), further
+
+
+def check_pause(value: float, *, key: str, path: str, line: int) -> float:
+    """`value` as a pause between two turns, seconds: 0..MAX_THINK_S.
+
+    Raises:
+        UserError: it is none.
+    """
+    if not 0 <= value <= MAX_THINK_S:
+        raise UserError(
+            f"{value:g} s is no pause between two turns",
+            path=path,
+            line=line,
+            key=key,
+            hint=f"from 0 to {MAX_THINK_S:g} s",
+        )
+    return value
+
+
+def check_class(name: str | None, *, path: str, line: int) -> str | None:
+    """`name` as that of an SLO class, or None.
+
+    Raises:
+        UserError: it is empty or too long.
+    """
+    if name is not None and not 1 <= len(name) <= CLASS_CHARS:
+        raise UserError(
+            f"a name of {len(name)} characters", path=path, line=line, key="slo_class", hint=f"1 to {CLASS_CHARS}"
+        )
+    return name

@@ -8,15 +8,25 @@ from __future__ import annotations
 import hashlib
 import math
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Final
 
 import msgspec
 import numpy as np
 
-from scoot.benchmark.profiles import draw, profile_named
+from scoot.benchmark.profiles import SessionProfile, draw, draw_sessions, mean_turns, profile_named
 from scoot.benchmark.quantile import percentile
-from scoot.benchmark.trace_row import MAX_ARRIVAL_S, MAX_TOKENS, Rows, TraceRow, input_estimate
+from scoot.benchmark.trace_row import (
+    CLASS_CHARS,
+    MAX_ARRIVAL_S,
+    MAX_THINK_S,
+    MAX_TOKENS,
+    Rows,
+    TraceRow,
+    first_turns,
+    input_estimate,
+)
 from scoot.wire import limits
 from scoot.wire.errors import RemoteProtocolError, UserError
 from scoot.wire.spec import ArrivalProcess, Selection, Workload, WorkloadFacts
@@ -45,7 +55,8 @@ class ResolvedWorkload(msgspec.Struct, frozen=True, kw_only=True):
 def profile_rows(workload: Workload) -> tuple[TraceRow, ...]:
     """Rows of the workload's built-in profile, drawn with `workload.seed`.
 
-    Enough for rate x (warm-up + duration) after the selection, within PROFILE_ROWS_MIN and PROFILE_ROWS_MAX.
+    Enough for rate x (warm-up + duration + cool-down) after the selection, within PROFILE_ROWS_MIN and
+    PROFILE_ROWS_MAX. Where arrivals are starts of sessions, enough sessions, with all their turns.
 
     Raises:
         UserError: no such profile, or it is to be replayed, which needs the arrival times of a trace.
@@ -61,17 +72,24 @@ def profile_rows(workload: Workload) -> tuple[TraceRow, ...]:
     if arrivals.process is ArrivalProcess.CLOSED:
         wanted = float((arrivals.users or 1) * _CLOSED_ROWS_PER_USER)
     else:
-        wanted = (arrivals.rate or profile.rate) * (workload.warm_up_s + workload.duration_s)
+        load_s = workload.warm_up_s + workload.duration_s + workload.cool_down_s
+        wanted = (arrivals.rate or profile.rate) * load_s
     if workload.select is Selection.LONGEST_HALF:
         wanted *= 2
+    turns = mean_turns(profile) if isinstance(profile, SessionProfile) else 1.0
+    if workload.sessions:
+        wanted *= turns
     capped = min(max(wanted, PROFILE_ROWS_MIN), PROFILE_ROWS_MAX) if math.isfinite(wanted) else PROFILE_ROWS_MAX
+    if isinstance(profile, SessionProfile):
+        return draw_sessions(profile, math.ceil(capped / turns), workload.seed)
     return draw(profile, math.ceil(capped), workload.seed)
 
 
 def resolve(workload: Workload, *, max_model_len: int | None, rows: Sequence[TraceRow]) -> ResolvedWorkload:
     """Apply selection, row limit, length scale and clipping, in this order, and pack what is left.
 
-    * selection `longest_half`: outputs at or above the median output (SCOOT section 5.1).
+    * selection `longest_half`: outputs at or above the median output (SCOOT section 5.1). Of sessions, whole ones are
+      kept, by the outputs of all their turns.
     * `length_scale` multiplies input, output and shared blocks, rounded, at least 1. A prompt's text is cut to that
       share of its characters, or repeated.
     * clipping to `max_model_len`: where input + output is longer, the input is cut, to no less than one token; an
@@ -83,25 +101,30 @@ def resolve(workload: Workload, *, max_model_len: int | None, rows: Sequence[Tra
         rows: of the trace or profile; `notes` they carry come first in the facts.
 
     Raises:
-        UserError: no rows, a replay of rows without arrival times, or settings or a result out of range.
+        UserError: no rows, a replay of rows without arrival times, sessions wanted of rows that have none, rows of
+            unknown SLO classes, or settings or a result out of range.
     """
     if not rows:
         raise UserError("the workload has no requests", key="workload")
     if len(rows) > limits.REQUESTS:
         raise UserError(f"{len(rows)} requests, over the limit of {limits.REQUESTS}", key="workload.max_requests")
+    notes = list(rows.notes) if isinstance(rows, Rows) else []
+    rows = _with_sessions(workload, rows)
     replayed = workload.arrivals.process is ArrivalProcess.TRACE
-    if replayed and any(row.arrived_s is None for row in rows):
+    if replayed and any(row.arrived_s is None for row in first_turns(rows)):
         raise UserError(
             "the trace has no arrival times to replay",
             path=workload.trace or "",
             key="workload.arrivals.process",
             hint='use "poisson" or "gamma" with a rate',
         )
-    notes = list(rows.notes) if isinstance(rows, Rows) else []
-    kept = _selected(workload, list(rows), notes)
+    kept = _with_classes(workload, rows, notes)
+    kept = _selected(workload, kept, notes)
     kept = _limited(workload.max_requests, kept, notes)
     kept = _scaled(workload.length_scale, kept, notes)
     kept = _clipped(max_model_len, kept, notes)
+    if workload.sessions:
+        notes.append(_sessions_note(kept))
     estimated = sum(row.input_tokens is None for row in kept)
     if estimated:
         notes.append(
@@ -123,9 +146,74 @@ def resolve(workload: Workload, *, max_model_len: int | None, rows: Sequence[Tra
     return ResolvedWorkload(rows=tuple(kept), facts=facts, blob=blob)
 
 
+def _with_sessions(workload: Workload, rows: Sequence[TraceRow]) -> Sequence[TraceRow]:
+    """Rows with their sessions, or, when none are wanted, without."""
+    there = any(row.session is not None for row in rows)
+    if workload.sessions and not there:
+        raise UserError(
+            "the workload has no sessions",
+            path=workload.trace or "",
+            key="workload.sessions",
+            hint='docs/traces.md tells which traces have them; or profile = "CHAT_SESSIONS"',
+        )
+    if workload.sessions or not there:
+        return rows
+    return [msgspec.structs.replace(row, session=None, think_s=0.0) for row in rows]
+
+
+def _with_classes(workload: Workload, rows: Sequence[TraceRow], notes: list[str]) -> list[TraceRow]:
+    """Rows with the SLO classes they name, or, when the study has no classes, without."""
+    named = sum(row.slo_class is not None for row in rows)
+    if not named:
+        return list(rows)
+    if not workload.slo_classes:
+        notes.append(f"{named} requests name an SLO class, which the study does not define: the names were dropped")
+        return [msgspec.structs.replace(row, slo_class=None) for row in rows]
+    known = [slo_class.name for slo_class in workload.slo_classes]
+    strange = next((row.slo_class for row in rows if row.slo_class is not None and row.slo_class not in known), None)
+    if strange is not None:
+        raise UserError(
+            f"a request names the SLO class {strange!r}, which the study does not define",
+            path=workload.trace or "",
+            key="workload.slo_classes",
+            hint=f"defined are: {', '.join(known)}",
+        )
+    notes.append(f"{named} of {len(rows)} requests name their SLO class")
+    return list(rows)
+
+
+def _sessions_note(rows: Sequence[TraceRow]) -> str:
+    turns = Counter(row.session for row in rows if row.session is not None)
+    seen: set[int | None] = {None}
+    pauses: list[float] = []
+    for row in rows:
+        if row.session in seen and row.session is not None:
+            pauses.append(row.think_s)
+        seen.add(row.session)
+    text = f"sessions: {len(turns)} of {turns.total()} turns, the longest of {max(turns.values(), default=0)}"
+    return f"{text}, median pause {np.median(pauses):.3g} s" if pauses else text
+
+
+def _selected_sessions(rows: list[TraceRow], notes: list[str]) -> list[TraceRow]:
+    """Whole sessions, a request on its own being one, by their outputs in all."""
+    names = [-1 - index if row.session is None else row.session for index, row in enumerate(rows)]
+    outputs: dict[int, int] = {}
+    for name, row in zip(names, rows, strict=True):
+        outputs[name] = outputs.get(name, 0) + row.output_tokens
+    median = float(np.median(list(outputs.values())))
+    kept = [row for name, row in zip(names, rows, strict=True) if outputs[name] >= median]
+    sessions = sum(output >= median for output in outputs.values())
+    notes.append(
+        f"selection longest_half: {sessions} of {len(outputs)} sessions, those with at least {median:g} output tokens"
+    )
+    return kept
+
+
 def _selected(workload: Workload, rows: list[TraceRow], notes: list[str]) -> list[TraceRow]:
     if workload.select is Selection.ALL:
         return rows
+    if workload.sessions:
+        return _selected_sessions(rows, notes)
     median = float(np.median([row.output_tokens for row in rows]))
     kept = [row for row in rows if row.output_tokens >= median]
     notes.append(
@@ -301,6 +389,8 @@ def _checked(row: TraceRow, previous: TraceRow | None) -> TraceRow:
         and (row.input_tokens is not None or bool(row.prompt))
         and (row.arrived_s is None or earliest <= row.arrived_s <= MAX_ARRIVAL_S)
         and (1 <= row.block_tokens <= MAX_TOKENS if row.blocks else row.block_tokens == 0)
+        and (row.think_s == 0 if row.session is None else row.session >= 0 and 0 <= row.think_s <= MAX_THINK_S)
+        and (row.slo_class is None or 1 <= len(row.slo_class) <= CLASS_CHARS)
     )
     if not holds:
         raise RemoteProtocolError("workload blob has a row that no trace can give")

@@ -20,6 +20,7 @@ _COUNTS: Final = (
     "failed",
     "duration_s",
     "offered_rate",
+    "achieved_rate",
     "request_throughput",
     "output_token_throughput",
     "input_token_throughput",

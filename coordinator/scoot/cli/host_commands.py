@@ -90,7 +90,7 @@ def summary(resolved: ResolvedStudy) -> list[str]:
 def _rest(struct: msgspec.Struct, *left_out: str) -> str:
     """Every set field but those, as ", name = value"."""
     values: dict[str, Any] = msgspec.to_builtins(struct)
-    shown = ((name, value) for name, value in values.items() if name not in left_out and value not in (None, {}))
+    shown = ((name, value) for name, value in values.items() if name not in left_out and value not in (None, {}, []))
     return "".join(
         f", {name} = {scalar(value) if isinstance(value, bool | int | float | str) else value}" for name, value in shown
     )

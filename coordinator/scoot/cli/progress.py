@@ -217,7 +217,8 @@ def eta_s(detail: StudyDetail, now_s: float) -> float | None:
         return None
     mean_s = fmean(spent)
     orders = spec.confirm.arrival_orders
-    confirmation_s = mean_s + (orders - 1) * (spec.workload.warm_up_s + spec.workload.duration_s)
+    load = spec.workload
+    confirmation_s = mean_s + (orders - 1) * (load.warm_up_s + load.duration_s + load.cool_down_s)
     left = max(0, spec.budget.trials - sum(trial.state.is_terminal for trial in search)) * mean_s
     finished = sum(t.state.is_terminal for t in detail.trials if t.kind is TrialKind.CONFIRMATION)
     left += max(0, (2 if orders else 0) - finished) * confirmation_s

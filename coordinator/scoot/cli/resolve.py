@@ -77,7 +77,7 @@ def _trace_rows(spec: StudySpec) -> tuple[TraceRow, ...]:
             key="workload.trace",
             hint="a path in the study file is relative to that file",
         )
-    return read_trace(trace, format=spec.workload.format)
+    return read_trace(trace, format=spec.workload.format, sessions=spec.workload.sessions)
 
 
 def _absolute(override: str) -> str:

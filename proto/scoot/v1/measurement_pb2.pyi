@@ -115,6 +115,7 @@ class Distribution(_message.Message):
     P95_FIELD_NUMBER: _builtins.int
     P99_FIELD_NUMBER: _builtins.int
     MAX_FIELD_NUMBER: _builtins.int
+    STD_FIELD_NUMBER: _builtins.int
     n: _builtins.int
     mean: _builtins.float
     p50: _builtins.float
@@ -122,6 +123,8 @@ class Distribution(_message.Message):
     p95: _builtins.float
     p99: _builtins.float
     max: _builtins.float
+    std: _builtins.float
+    """Standard deviation of the samples."""
     def __init__(
         self,
         *,
@@ -132,14 +135,52 @@ class Distribution(_message.Message):
         p95: _builtins.float = ...,
         p99: _builtins.float = ...,
         max: _builtins.float = ...,
+        std: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max", b"max", "mean", b"mean", "n", b"n", "p50", b"p50", "p90", b"p90", "p95", b"p95", "p99", b"p99"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max", b"max", "mean", b"mean", "n", b"n", "p50", b"p50", "p90", b"p90", "p95", b"p95", "p99", b"p99", "std", b"std"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Distribution: _TypeAlias = Distribution  # noqa: Y015
+
+@_typing.final
+class Goodput(_message.Message):
+    """Measured requests that met every latency promised to them. Computed by the coordinator."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SENT_FIELD_NUMBER: _builtins.int
+    ATTAINED_FIELD_NUMBER: _builtins.int
+    SHARE_FIELD_NUMBER: _builtins.int
+    RATE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The SLO class; empty for all requests together."""
+    sent: _builtins.int
+    """Failed ones included."""
+    attained: _builtins.int
+    share: _builtins.float
+    """Attained over sent, 0..1."""
+    rate: _builtins.float
+    """Attained requests per second of the window."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        sent: _builtins.int = ...,
+        attained: _builtins.int = ...,
+        share: _builtins.float = ...,
+        rate: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attained", b"attained", "name", b"name", "rate", b"rate", "sent", b"sent", "share", b"share"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Goodput: _TypeAlias = Goodput  # noqa: Y015
 
 @_typing.final
 class Metrics(_message.Message):
@@ -186,6 +227,11 @@ class Metrics(_message.Message):
     OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
     INPUT_TOKENS_FIELD_NUMBER: _builtins.int
     MERGED_SHARE_FIELD_NUMBER: _builtins.int
+    ACHIEVED_RATE_FIELD_NUMBER: _builtins.int
+    REQUEST_ITL_MS_FIELD_NUMBER: _builtins.int
+    MULTI_TOKEN_SHARE_FIELD_NUMBER: _builtins.int
+    GOODPUT_FIELD_NUMBER: _builtins.int
+    GOODPUT_BY_CLASS_FIELD_NUMBER: _builtins.int
     sent: _builtins.int
     """Measured requests; sent = completed + failed."""
     completed: _builtins.int
@@ -203,10 +249,14 @@ class Metrics(_message.Message):
     """Tokens of completed requests."""
     input_tokens: _builtins.int
     merged_share: _builtins.float
-    """Chunks with more than one token over token-bearing chunks, 0..1."""
+    """Chunks of several events under one receive stamp over token-bearing chunks, 0..1; not in itl_ms."""
+    achieved_rate: _builtins.float
+    """Requests sent per second."""
+    multi_token_share: _builtins.float
+    """Chunks of one event with several tokens over token-bearing chunks, 0..1."""
     @_builtins.property
     def failures(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
-        """Kind of failure -> count."""
+        """Kind of failure -> count: a request status by name, or "HTTP_429" for answers with that status."""
 
     @_builtins.property
     def ttft_ms(self) -> Global___Distribution:
@@ -227,6 +277,18 @@ class Metrics(_message.Message):
     @_builtins.property
     def lateness_ms(self) -> Global___Distribution:
         """Sent - intended, milliseconds."""
+
+    @_builtins.property
+    def request_itl_ms(self) -> Global___Distribution:
+        """Per request, (end - first token) / (tokens - 1), milliseconds."""
+
+    @_builtins.property
+    def goodput(self) -> Global___Goodput:
+        """Unset where no latency was promised."""
+
+    @_builtins.property
+    def goodput_by_class(self) -> _containers.RepeatedCompositeFieldContainer[Global___Goodput]:
+        """One per SLO class, in the study's order."""
 
     def __init__(
         self,
@@ -250,19 +312,28 @@ class Metrics(_message.Message):
         output_tokens: _builtins.int = ...,
         input_tokens: _builtins.int = ...,
         merged_share: _builtins.float = ...,
+        achieved_rate: _builtins.float = ...,
+        request_itl_ms: Global___Distribution | None = ...,
+        multi_token_share: _builtins.float = ...,
+        goodput: Global___Goodput | None = ...,
+        goodput_by_class: _abc.Iterable[Global___Goodput] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_e2e_from_send_ms", b"_e2e_from_send_ms", "_e2e_ms", b"_e2e_ms", "_itl_ms", b"_itl_ms", "_lateness_ms", b"_lateness_ms", "_tpot_ms", b"_tpot_ms", "_ttft_from_send_ms", b"_ttft_from_send_ms", "_ttft_ms", b"_ttft_ms", "e2e_from_send_ms", b"e2e_from_send_ms", "e2e_ms", b"e2e_ms", "itl_ms", b"itl_ms", "lateness_ms", b"lateness_ms", "tpot_ms", b"tpot_ms", "ttft_from_send_ms", b"ttft_from_send_ms", "ttft_ms", b"ttft_ms"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_e2e_from_send_ms", b"_e2e_from_send_ms", "_e2e_ms", b"_e2e_ms", "_goodput", b"_goodput", "_itl_ms", b"_itl_ms", "_lateness_ms", b"_lateness_ms", "_request_itl_ms", b"_request_itl_ms", "_tpot_ms", b"_tpot_ms", "_ttft_from_send_ms", b"_ttft_from_send_ms", "_ttft_ms", b"_ttft_ms", "e2e_from_send_ms", b"e2e_from_send_ms", "e2e_ms", b"e2e_ms", "goodput", b"goodput", "itl_ms", b"itl_ms", "lateness_ms", b"lateness_ms", "request_itl_ms", b"request_itl_ms", "tpot_ms", b"tpot_ms", "ttft_from_send_ms", b"ttft_from_send_ms", "ttft_ms", b"ttft_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_e2e_from_send_ms", b"_e2e_from_send_ms", "_e2e_ms", b"_e2e_ms", "_itl_ms", b"_itl_ms", "_lateness_ms", b"_lateness_ms", "_tpot_ms", b"_tpot_ms", "_ttft_from_send_ms", b"_ttft_from_send_ms", "_ttft_ms", b"_ttft_ms", "completed", b"completed", "duration_s", b"duration_s", "e2e_from_send_ms", b"e2e_from_send_ms", "e2e_ms", b"e2e_ms", "failed", b"failed", "failures", b"failures", "input_token_throughput", b"input_token_throughput", "input_tokens", b"input_tokens", "itl_ms", b"itl_ms", "lateness_ms", b"lateness_ms", "merged_share", b"merged_share", "offered_rate", b"offered_rate", "output_token_throughput", b"output_token_throughput", "output_tokens", b"output_tokens", "request_throughput", b"request_throughput", "sent", b"sent", "tpot_ms", b"tpot_ms", "ttft_from_send_ms", b"ttft_from_send_ms", "ttft_ms", b"ttft_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_e2e_from_send_ms", b"_e2e_from_send_ms", "_e2e_ms", b"_e2e_ms", "_goodput", b"_goodput", "_itl_ms", b"_itl_ms", "_lateness_ms", b"_lateness_ms", "_request_itl_ms", b"_request_itl_ms", "_tpot_ms", b"_tpot_ms", "_ttft_from_send_ms", b"_ttft_from_send_ms", "_ttft_ms", b"_ttft_ms", "achieved_rate", b"achieved_rate", "completed", b"completed", "duration_s", b"duration_s", "e2e_from_send_ms", b"e2e_from_send_ms", "e2e_ms", b"e2e_ms", "failed", b"failed", "failures", b"failures", "goodput", b"goodput", "goodput_by_class", b"goodput_by_class", "input_token_throughput", b"input_token_throughput", "input_tokens", b"input_tokens", "itl_ms", b"itl_ms", "lateness_ms", b"lateness_ms", "merged_share", b"merged_share", "multi_token_share", b"multi_token_share", "offered_rate", b"offered_rate", "output_token_throughput", b"output_token_throughput", "output_tokens", b"output_tokens", "request_itl_ms", b"request_itl_ms", "request_throughput", b"request_throughput", "sent", b"sent", "tpot_ms", b"tpot_ms", "ttft_from_send_ms", b"ttft_from_send_ms", "ttft_ms", b"ttft_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__e2e_from_send_ms: _TypeAlias = _typing.Literal["e2e_from_send_ms"]  # noqa: Y015
     _WhichOneofArgType__e2e_from_send_ms: _TypeAlias = _typing.Literal["_e2e_from_send_ms", b"_e2e_from_send_ms"]  # noqa: Y015
     _WhichOneofReturnType__e2e_ms: _TypeAlias = _typing.Literal["e2e_ms"]  # noqa: Y015
     _WhichOneofArgType__e2e_ms: _TypeAlias = _typing.Literal["_e2e_ms", b"_e2e_ms"]  # noqa: Y015
+    _WhichOneofReturnType__goodput: _TypeAlias = _typing.Literal["goodput"]  # noqa: Y015
+    _WhichOneofArgType__goodput: _TypeAlias = _typing.Literal["_goodput", b"_goodput"]  # noqa: Y015
     _WhichOneofReturnType__itl_ms: _TypeAlias = _typing.Literal["itl_ms"]  # noqa: Y015
     _WhichOneofArgType__itl_ms: _TypeAlias = _typing.Literal["_itl_ms", b"_itl_ms"]  # noqa: Y015
     _WhichOneofReturnType__lateness_ms: _TypeAlias = _typing.Literal["lateness_ms"]  # noqa: Y015
     _WhichOneofArgType__lateness_ms: _TypeAlias = _typing.Literal["_lateness_ms", b"_lateness_ms"]  # noqa: Y015
+    _WhichOneofReturnType__request_itl_ms: _TypeAlias = _typing.Literal["request_itl_ms"]  # noqa: Y015
+    _WhichOneofArgType__request_itl_ms: _TypeAlias = _typing.Literal["_request_itl_ms", b"_request_itl_ms"]  # noqa: Y015
     _WhichOneofReturnType__tpot_ms: _TypeAlias = _typing.Literal["tpot_ms"]  # noqa: Y015
     _WhichOneofArgType__tpot_ms: _TypeAlias = _typing.Literal["_tpot_ms", b"_tpot_ms"]  # noqa: Y015
     _WhichOneofReturnType__ttft_from_send_ms: _TypeAlias = _typing.Literal["ttft_from_send_ms"]  # noqa: Y015
@@ -274,9 +345,13 @@ class Metrics(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__e2e_ms) -> _WhichOneofReturnType__e2e_ms | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__goodput) -> _WhichOneofReturnType__goodput | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__itl_ms) -> _WhichOneofReturnType__itl_ms | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__lateness_ms) -> _WhichOneofReturnType__lateness_ms | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__request_itl_ms) -> _WhichOneofReturnType__request_itl_ms | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__tpot_ms) -> _WhichOneofReturnType__tpot_ms | None: ...
     @_typing.overload
@@ -288,7 +363,7 @@ Global___Metrics: _TypeAlias = Metrics  # noqa: Y015
 
 @_typing.final
 class LoadAudit(_message.Message):
-    """What the load process observed of itself in one run. Set by the agent."""
+    """What the load generator observed of itself in one run. Set by the agent."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -298,18 +373,50 @@ class LoadAudit(_message.Message):
     CLOCK_STEP_MS_FIELD_NUMBER: _builtins.int
     DROPPED_FIELD_NUMBER: _builtins.int
     CLOCK_FIELD_NUMBER: _builtins.int
+    SENDERS_FIELD_NUMBER: _builtins.int
+    WALL_S_FIELD_NUMBER: _builtins.int
+    PARSER_CPU_SHARE_FIELD_NUMBER: _builtins.int
+    LATE_READ_SHARE_FIELD_NUMBER: _builtins.int
+    PARSE_LAG_S_FIELD_NUMBER: _builtins.int
+    BACKLOG_BYTES_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    PINNED_FIELD_NUMBER: _builtins.int
+    STOLEN_S_FIELD_NUMBER: _builtins.int
+    CONNECTIONS_FIELD_NUMBER: _builtins.int
     run: _builtins.int
     """Index of the run within the attempt."""
     cpu_share: _builtins.float
-    """CPU seconds over wall seconds."""
+    """CPU seconds over wall seconds of the busiest sending process."""
     run_queue_s: _builtins.float
-    """Seconds it waited for a CPU."""
+    """Seconds the one that waited longest waited for a CPU."""
     clock_step_ms: _builtins.float
     """Largest movement of wall against monotonic clock, milliseconds."""
     dropped: _builtins.int
     """Intended arrivals never sent."""
     clock: _builtins.str
     """"kernel" or "user": where receive stamps come from."""
+    senders: _builtins.int
+    """Sending processes; 0 is unknown."""
+    wall_s: _builtins.float
+    """The time all shares here are of, seconds; 0 is unknown."""
+    parser_cpu_share: _builtins.float
+    """CPU seconds over wall seconds of the parsing process."""
+    late_read_share: _builtins.float
+    """Reads that began late after the kernel's stamp, over reads, 0..1."""
+    parse_lag_s: _builtins.float
+    """Longest wait of something read for its parsing, seconds."""
+    backlog_bytes: _builtins.int
+    """Most that was read and not yet parsed."""
+    priority: _builtins.str
+    """"normal", "high" or "realtime"."""
+    stolen_s: _builtins.float
+    """CPU seconds withheld by the hypervisor, all CPUs together."""
+    connections: _builtins.int
+    """Connections opened."""
+    @_builtins.property
+    def pinned(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """CPUs the sending processes were pinned to."""
+
     def __init__(
         self,
         *,
@@ -319,10 +426,20 @@ class LoadAudit(_message.Message):
         clock_step_ms: _builtins.float = ...,
         dropped: _builtins.int = ...,
         clock: _builtins.str = ...,
+        senders: _builtins.int = ...,
+        wall_s: _builtins.float = ...,
+        parser_cpu_share: _builtins.float = ...,
+        late_read_share: _builtins.float = ...,
+        parse_lag_s: _builtins.float = ...,
+        backlog_bytes: _builtins.int = ...,
+        priority: _builtins.str = ...,
+        pinned: _abc.Iterable[_builtins.int] | None = ...,
+        stolen_s: _builtins.float = ...,
+        connections: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock", b"clock", "clock_step_ms", b"clock_step_ms", "cpu_share", b"cpu_share", "dropped", b"dropped", "run", b"run", "run_queue_s", b"run_queue_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backlog_bytes", b"backlog_bytes", "clock", b"clock", "clock_step_ms", b"clock_step_ms", "connections", b"connections", "cpu_share", b"cpu_share", "dropped", b"dropped", "late_read_share", b"late_read_share", "parse_lag_s", b"parse_lag_s", "parser_cpu_share", b"parser_cpu_share", "pinned", b"pinned", "priority", b"priority", "run", b"run", "run_queue_s", b"run_queue_s", "senders", b"senders", "stolen_s", b"stolen_s", "wall_s", b"wall_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

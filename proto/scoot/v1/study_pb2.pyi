@@ -346,6 +346,8 @@ class Arrivals(_message.Message):
     CV_FIELD_NUMBER: _builtins.int
     USERS_FIELD_NUMBER: _builtins.int
     TIME_SCALE_FIELD_NUMBER: _builtins.int
+    RAMP_S_FIELD_NUMBER: _builtins.int
+    RAMP_FROM_FIELD_NUMBER: _builtins.int
     process: Global___ArrivalProcess.ValueType
     rate: _builtins.float
     """Mean requests per second."""
@@ -355,6 +357,10 @@ class Arrivals(_message.Message):
     """Users of a closed loop."""
     time_scale: _builtins.float
     """Seconds of replay per second of trace."""
+    ramp_s: _builtins.float
+    """The rate (the number of users) rises linearly over the first so many seconds of the load."""
+    ramp_from: _builtins.float
+    """Share of the rate (of the users) the ramp begins with, 0..1."""
     def __init__(
         self,
         *,
@@ -363,10 +369,12 @@ class Arrivals(_message.Message):
         cv: _builtins.float | None = ...,
         users: _builtins.int | None = ...,
         time_scale: _builtins.float = ...,
+        ramp_s: _builtins.float = ...,
+        ramp_from: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_cv", b"_cv", "_rate", b"_rate", "_users", b"_users", "cv", b"cv", "rate", b"rate", "users", b"users"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cv", b"_cv", "_rate", b"_rate", "_users", b"_users", "cv", b"cv", "process", b"process", "rate", b"rate", "time_scale", b"time_scale", "users", b"users"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cv", b"_cv", "_rate", b"_rate", "_users", b"_users", "cv", b"cv", "process", b"process", "ramp_from", b"ramp_from", "ramp_s", b"ramp_s", "rate", b"rate", "time_scale", b"time_scale", "users", b"users"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__cv: _TypeAlias = _typing.Literal["cv"]  # noqa: Y015
     _WhichOneofArgType__cv: _TypeAlias = _typing.Literal["_cv", b"_cv"]  # noqa: Y015
@@ -382,6 +390,52 @@ class Arrivals(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__users) -> _WhichOneofReturnType__users | None: ...
 
 Global___Arrivals: _TypeAlias = Arrivals  # noqa: Y015
+
+@_typing.final
+class SloClass(_message.Message):
+    """A class of requests that were promised something. Set by the user."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SHARE_FIELD_NUMBER: _builtins.int
+    TTFT_MS_FIELD_NUMBER: _builtins.int
+    TPOT_MS_FIELD_NUMBER: _builtins.int
+    E2E_MS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    share: _builtins.float
+    """Of the requests that no row of the trace assigns, 0..1."""
+    ttft_ms: _builtins.float
+    """Limits, milliseconds; unset: not promised."""
+    tpot_ms: _builtins.float
+    e2e_ms: _builtins.float
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        share: _builtins.float = ...,
+        ttft_ms: _builtins.float | None = ...,
+        tpot_ms: _builtins.float | None = ...,
+        e2e_ms: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_e2e_ms", b"_e2e_ms", "_tpot_ms", b"_tpot_ms", "_ttft_ms", b"_ttft_ms", "e2e_ms", b"e2e_ms", "tpot_ms", b"tpot_ms", "ttft_ms", b"ttft_ms"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_e2e_ms", b"_e2e_ms", "_tpot_ms", b"_tpot_ms", "_ttft_ms", b"_ttft_ms", "e2e_ms", b"e2e_ms", "name", b"name", "share", b"share", "tpot_ms", b"tpot_ms", "ttft_ms", b"ttft_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__e2e_ms: _TypeAlias = _typing.Literal["e2e_ms"]  # noqa: Y015
+    _WhichOneofArgType__e2e_ms: _TypeAlias = _typing.Literal["_e2e_ms", b"_e2e_ms"]  # noqa: Y015
+    _WhichOneofReturnType__tpot_ms: _TypeAlias = _typing.Literal["tpot_ms"]  # noqa: Y015
+    _WhichOneofArgType__tpot_ms: _TypeAlias = _typing.Literal["_tpot_ms", b"_tpot_ms"]  # noqa: Y015
+    _WhichOneofReturnType__ttft_ms: _TypeAlias = _typing.Literal["ttft_ms"]  # noqa: Y015
+    _WhichOneofArgType__ttft_ms: _TypeAlias = _typing.Literal["_ttft_ms", b"_ttft_ms"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__e2e_ms) -> _WhichOneofReturnType__e2e_ms | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tpot_ms) -> _WhichOneofReturnType__tpot_ms | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ttft_ms) -> _WhichOneofReturnType__ttft_ms | None: ...
+
+Global___SloClass: _TypeAlias = SloClass  # noqa: Y015
 
 @_typing.final
 class Workload(_message.Message):
@@ -401,6 +455,9 @@ class Workload(_message.Message):
     REQUEST_TIMEOUT_S_FIELD_NUMBER: _builtins.int
     DRAIN_S_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
+    COOL_DOWN_S_FIELD_NUMBER: _builtins.int
+    SESSIONS_FIELD_NUMBER: _builtins.int
+    SLO_CLASSES_FIELD_NUMBER: _builtins.int
     profile: _builtins.str
     """Name of a built-in profile; exclusive with `trace`."""
     trace: _builtins.str
@@ -422,8 +479,16 @@ class Workload(_message.Message):
     """Longest wait for outstanding requests after the last arrival, seconds."""
     seed: _builtins.int
     """Draws arrivals, order and prompt tokens."""
+    cool_down_s: _builtins.float
+    """Load after the measured window that is not measured, seconds."""
+    sessions: _builtins.bool
+    """Arrivals are starts of sessions, whose further turns follow the answers."""
     @_builtins.property
     def arrivals(self) -> Global___Arrivals: ...
+    @_builtins.property
+    def slo_classes(self) -> _containers.RepeatedCompositeFieldContainer[Global___SloClass]:
+        """Each request belongs to one of them; empty: there are no classes."""
+
     def __init__(
         self,
         *,
@@ -439,10 +504,13 @@ class Workload(_message.Message):
         request_timeout_s: _builtins.float = ...,
         drain_s: _builtins.float = ...,
         seed: _builtins.int = ...,
+        cool_down_s: _builtins.float = ...,
+        sessions: _builtins.bool = ...,
+        slo_classes: _abc.Iterable[Global___SloClass] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_max_requests", b"_max_requests", "_profile", b"_profile", "_trace", b"_trace", "arrivals", b"arrivals", "max_requests", b"max_requests", "profile", b"profile", "trace", b"trace"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_requests", b"_max_requests", "_profile", b"_profile", "_trace", b"_trace", "arrivals", b"arrivals", "drain_s", b"drain_s", "duration_s", b"duration_s", "format", b"format", "length_scale", b"length_scale", "max_requests", b"max_requests", "profile", b"profile", "request_timeout_s", b"request_timeout_s", "seed", b"seed", "select", b"select", "trace", b"trace", "warm_up_s", b"warm_up_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_requests", b"_max_requests", "_profile", b"_profile", "_trace", b"_trace", "arrivals", b"arrivals", "cool_down_s", b"cool_down_s", "drain_s", b"drain_s", "duration_s", b"duration_s", "format", b"format", "length_scale", b"length_scale", "max_requests", b"max_requests", "profile", b"profile", "request_timeout_s", b"request_timeout_s", "seed", b"seed", "select", b"select", "sessions", b"sessions", "slo_classes", b"slo_classes", "trace", b"trace", "warm_up_s", b"warm_up_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_requests: _TypeAlias = _typing.Literal["max_requests"]  # noqa: Y015
     _WhichOneofArgType__max_requests: _TypeAlias = _typing.Literal["_max_requests", b"_max_requests"]  # noqa: Y015
@@ -573,6 +641,9 @@ class Limits(_message.Message):
     CLOCK_STEP_MS_FIELD_NUMBER: _builtins.int
     MIN_REQUESTS_FIELD_NUMBER: _builtins.int
     MAX_FAILED_SHARE_FIELD_NUMBER: _builtins.int
+    RUN_QUEUE_SHARE_FIELD_NUMBER: _builtins.int
+    ACHIEVED_SHARE_FIELD_NUMBER: _builtins.int
+    MERGED_SHARE_FIELD_NUMBER: _builtins.int
     start_timeout_s: _builtins.float
     """Engine start to ready, seconds."""
     stall_timeout_s: _builtins.float
@@ -587,6 +658,12 @@ class Limits(_message.Message):
     """Completed measured requests."""
     max_failed_share: _builtins.float
     """Failed over sent requests, 0..1."""
+    run_queue_share: _builtins.float
+    """Share of the run a sending process waited for a CPU, 0..1; 0 leaves it out."""
+    achieved_share: _builtins.float
+    """Achieved over offered rate, 0..1; 0 leaves it out."""
+    merged_share: _builtins.float
+    """Merged over all token-bearing chunks, 0..1; 0 leaves it out."""
     def __init__(
         self,
         *,
@@ -597,10 +674,13 @@ class Limits(_message.Message):
         clock_step_ms: _builtins.float = ...,
         min_requests: _builtins.int = ...,
         max_failed_share: _builtins.float = ...,
+        run_queue_share: _builtins.float = ...,
+        achieved_share: _builtins.float = ...,
+        merged_share: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_cpu_share", b"client_cpu_share", "clock_step_ms", b"clock_step_ms", "lateness_p99_ms", b"lateness_p99_ms", "max_failed_share", b"max_failed_share", "min_requests", b"min_requests", "stall_timeout_s", b"stall_timeout_s", "start_timeout_s", b"start_timeout_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["achieved_share", b"achieved_share", "client_cpu_share", b"client_cpu_share", "clock_step_ms", b"clock_step_ms", "lateness_p99_ms", b"lateness_p99_ms", "max_failed_share", b"max_failed_share", "merged_share", b"merged_share", "min_requests", b"min_requests", "run_queue_share", b"run_queue_share", "stall_timeout_s", b"stall_timeout_s", "start_timeout_s", b"start_timeout_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,15 +1,17 @@
 """Columnar codec of request timings: what the load process spools, the agent uploads and the coordinator stores.
 
 A batch holds *finished* requests. Layout, all little-endian: the header `magic, n_requests, n_chunks, flags` (4 x u32),
-then each request column (n_requests values), then the chunk columns (n_chunks values). Times are microseconds; u32
-offsets (71 minutes) count from the request's intended start, which itself is u64 from the start of its run.
+then each request column (n_requests values), then `gap_us` (n_chunks values), then the optional columns that `flags`
+names, in the order of their bits: chunk_tokens, merged (n_chunks values each), slo_class (n_requests values). Times are
+microseconds; u32 offsets (71 minutes) count from the request's intended start, which itself is u64 from the start of
+its run.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Final
 
@@ -29,7 +31,6 @@ MAX_INTENDED_US: Final = 1 << 52
 
 _MAGIC: Final = 0x31424353  # "SCB1"
 _HEADER: Final = struct.Struct("<4I")
-_FLAG_CHUNK_TOKENS: Final = 1
 
 Array = npt.NDArray[np.unsignedinteger]
 
@@ -51,10 +52,11 @@ class RequestStatus(IntEnum):
 
 
 class RequestPhase(IntEnum):
-    """Which window the intended start fell into."""
+    """Which window the intended start fell into. Load goes on through the cool-down, so that the end is under load."""
 
     WARM_UP = 0
     MEASURED = 1
+    COOL_DOWN = 2
 
 
 REQUEST_COLUMNS: Final[tuple[tuple[str, np.dtype[Any]], ...]] = (
@@ -75,7 +77,25 @@ REQUEST_COLUMNS: Final[tuple[tuple[str, np.dtype[Any]], ...]] = (
 )
 _REQUEST_BYTES: Final = sum(dtype.itemsize for _, dtype in REQUEST_COLUMNS)
 _GAP: Final = np.dtype("<u4")
-_COUNT: Final = np.dtype("<u2")
+
+
+@dataclass(frozen=True, slots=True)
+class _Optional:
+    """A column that is left out where every value of it is `absent`; `flag` tells that it is there."""
+
+    name: str
+    flag: int
+    dtype: np.dtype[Any]
+    per_chunk: bool
+    absent: int
+
+
+_OPTIONAL: Final = (
+    _Optional("chunk_tokens", 1, np.dtype("<u2"), per_chunk=True, absent=1),
+    _Optional("merged", 2, np.dtype("u1"), per_chunk=True, absent=0),
+    _Optional("slo_class", 4, np.dtype("u1"), per_chunk=False, absent=0),
+)
+_KNOWN_FLAGS: Final = sum(column.flag for column in _OPTIONAL)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,6 +114,9 @@ class TimingBatch:
         phase, status: (n,) u8, RequestPhase and RequestStatus.
         gap_us: (m,) u32, since the previous token-bearing chunk; 0 for the first of a request.
         chunk_tokens: (m,) u16, tokens the chunk brought; None when every chunk brought one.
+        merged: (m,) u8, 1 where one read brought several token-bearing events under one receive stamp, so that the gap
+            is not one gap between tokens; None when there is no such chunk.
+        slo_class: (n,) u8, position among the workload's SLO classes; None when all are 0.
     """
 
     index: Array
@@ -112,25 +135,33 @@ class TimingBatch:
     status: Array
     gap_us: Array
     chunk_tokens: Array | None = None
+    merged: Array | None = None
+    slo_class: Array | None = None
 
     def __len__(self) -> int:
         return len(self.index)
 
 
-def encoded_bytes(n_requests: int, n_chunks: int, *, chunk_tokens: bool) -> int:
-    """Size of an encoded batch in bytes."""
-    per_chunk = _GAP.itemsize + (_COUNT.itemsize if chunk_tokens else 0)
-    return _HEADER.size + n_requests * _REQUEST_BYTES + n_chunks * per_chunk
+def encoded_bytes(
+    n_requests: int, n_chunks: int, *, chunk_tokens: bool, merged: bool = False, slo_class: bool = False
+) -> int:
+    """Size of an encoded batch in bytes; the flags say which optional columns it has."""
+    present = {"chunk_tokens": chunk_tokens, "merged": merged, "slo_class": slo_class}
+    return _size(n_requests, n_chunks, [column for column in _OPTIONAL if present[column.name]])
+
+
+def _size(n_requests: int, n_chunks: int, optional: Sequence[_Optional]) -> int:
+    per_request = _REQUEST_BYTES + sum(column.dtype.itemsize for column in optional if not column.per_chunk)
+    per_chunk = _GAP.itemsize + sum(column.dtype.itemsize for column in optional if column.per_chunk)
+    return _HEADER.size + n_requests * per_request + n_chunks * per_chunk
 
 
 def encode(batch: TimingBatch) -> bytes:
     """Serialise a batch. Columns are cast to their wire types; the caller keeps values in range."""
-    flags = 0 if batch.chunk_tokens is None else _FLAG_CHUNK_TOKENS
-    parts = [_HEADER.pack(_MAGIC, len(batch), len(batch.gap_us), flags)]
-    parts += [np.ascontiguousarray(getattr(batch, name), dtype=dtype).tobytes() for name, dtype in REQUEST_COLUMNS]
-    parts.append(np.ascontiguousarray(batch.gap_us, dtype=_GAP).tobytes())
-    if batch.chunk_tokens is not None:
-        parts.append(np.ascontiguousarray(batch.chunk_tokens, dtype=_COUNT).tobytes())
+    optional = [column for column in _OPTIONAL if getattr(batch, column.name) is not None]
+    parts = [_HEADER.pack(_MAGIC, len(batch), len(batch.gap_us), sum(column.flag for column in optional))]
+    wire = (*REQUEST_COLUMNS, ("gap_us", _GAP), *((column.name, column.dtype) for column in optional))
+    parts += [np.ascontiguousarray(getattr(batch, name), dtype=dtype).tobytes() for name, dtype in wire]
     return b"".join(parts)
 
 
@@ -145,20 +176,21 @@ def decode(data: bytes | memoryview) -> TimingBatch:
     if len(data) < _HEADER.size:
         raise RemoteProtocolError(f"timing batch of {len(data)} bytes has no header")
     magic, n_requests, n_chunks, flags = _HEADER.unpack_from(data)
-    if magic != _MAGIC or flags & ~_FLAG_CHUNK_TOKENS:
+    if magic != _MAGIC or flags & ~_KNOWN_FLAGS:
         raise RemoteProtocolError("timing batch has a wrong magic number or unknown flags")
-    has_tokens = bool(flags & _FLAG_CHUNK_TOKENS)
-    expected = encoded_bytes(n_requests, n_chunks, chunk_tokens=has_tokens)
+    optional = [column for column in _OPTIONAL if flags & column.flag]
+    expected = _size(n_requests, n_chunks, optional)
     if len(data) != expected:
         raise RemoteProtocolError(f"timing batch has {len(data)} bytes, its header says {expected}")
     at = _HEADER.size
     columns: dict[str, Array] = {}
-    for name, dtype in REQUEST_COLUMNS:
-        columns[name] = np.frombuffer(data, dtype, n_requests, at)
-        at += n_requests * dtype.itemsize
-    columns["gap_us"] = np.frombuffer(data, _GAP, n_chunks, at)
-    if has_tokens:
-        columns["chunk_tokens"] = np.frombuffer(data, _COUNT, n_chunks, at + n_chunks * _GAP.itemsize)
+    for name, dtype, count in (
+        *((name, dtype, n_requests) for name, dtype in REQUEST_COLUMNS),
+        ("gap_us", _GAP, n_chunks),
+        *((column.name, column.dtype, n_chunks if column.per_chunk else n_requests) for column in optional),
+    ):
+        columns[name] = np.frombuffer(data, dtype, count, at)
+        at += count * dtype.itemsize
     batch = TimingBatch(**columns)
     _check(batch)
     return batch
@@ -184,22 +216,27 @@ def _check(batch: TimingBatch) -> None:
         raise RemoteProtocolError("timing batch: a completed request has no end or ends before its sending")
     if batch.chunk_tokens is not None and not bool(np.all(batch.chunk_tokens > 0)):
         raise RemoteProtocolError("timing batch: a token-bearing chunk without tokens")
+    if batch.merged is not None and not bool(np.all(batch.merged <= 1)):
+        raise RemoteProtocolError("timing batch: a chunk is neither merged nor not merged")
 
 
 def concatenate(batches: Sequence[TimingBatch]) -> TimingBatch:
     """One batch holding all requests of `batches`, in order. An empty sequence gives an empty batch."""
-    names = [field.name for field in fields(TimingBatch) if field.name != "chunk_tokens"]
-    dtypes: dict[str, np.dtype[Any]] = {**dict(REQUEST_COLUMNS), "gap_us": _GAP}
+    dtypes = {**dict(REQUEST_COLUMNS), "gap_us": _GAP}
     columns: dict[str, Array | None] = {
-        name: np.concatenate([np.empty(0, dtypes[name]), *(getattr(batch, name) for batch in batches)])
-        for name in names
+        name: np.concatenate([np.empty(0, dtype), *(getattr(batch, name) for batch in batches)])
+        for name, dtype in dtypes.items()
     }
-    columns["chunk_tokens"] = None
-    if any(batch.chunk_tokens is not None for batch in batches):
-        columns["chunk_tokens"] = np.concatenate(
-            [
-                np.ones(len(batch.gap_us), _COUNT) if batch.chunk_tokens is None else batch.chunk_tokens
-                for batch in batches
-            ]
-        )
-    return TimingBatch(**columns)  # type: ignore[arg-type]  # every name is a field, by construction
+    for column in _OPTIONAL:
+        if any(getattr(batch, column.name) is not None for batch in batches):
+            columns[column.name] = np.concatenate([_filled(batch, column) for batch in batches])
+    return TimingBatch(**columns)  # type: ignore[arg-type]  # only optional columns may be None
+
+
+def _filled(batch: TimingBatch, optional: _Optional) -> Array:
+    """An optional column, written out where it was left out."""
+    column: Array | None = getattr(batch, optional.name)
+    if column is not None:
+        return column
+    count = len(batch.gap_us) if optional.per_chunk else len(batch)
+    return np.full(count, optional.absent, optional.dtype)

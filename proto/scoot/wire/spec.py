@@ -108,6 +108,8 @@ class Arrivals(_Spec, frozen=True, kw_only=True):
         cv: coefficient of variation of gamma gaps; 1 is Poisson.
         users: users of a closed loop; each sends its next request when the last is answered.
         time_scale: trace replay: a gap of 1 s in the trace lasts this many seconds.
+        ramp_s: the rate (the number of users) rises linearly over the first so many seconds of the load. Not for trace.
+        ramp_from: share of the rate (of the users) the ramp begins with, 0..1.
     """
 
     process: ArrivalProcess = ArrivalProcess.POISSON
@@ -115,6 +117,24 @@ class Arrivals(_Spec, frozen=True, kw_only=True):
     cv: float | None = None
     users: int | None = None
     time_scale: float = 1.0
+    ramp_s: float = 0.0
+    ramp_from: float = 0.0
+
+
+class SloClass(_Spec, frozen=True, kw_only=True):
+    """A class of requests that were promised something. A limit left out is not promised.
+
+    Attributes:
+        name: shown in results; a trace's rows may name it.
+        share: of the requests (of the sessions, where there are sessions) that no row assigns; all shares add up to 1.
+        ttft_ms, tpot_ms, e2e_ms: a completed request is good when none of them is exceeded.
+    """
+
+    name: str
+    share: float = 1.0
+    ttft_ms: float | None = None
+    tpot_ms: float | None = None
+    e2e_ms: float | None = None
 
 
 class Selection(StrEnum):
@@ -128,7 +148,7 @@ class Workload(_Spec, frozen=True, kw_only=True):
     """The requests and when they arrive.
 
     Attributes:
-        profile: built-in workload ("SQL", "BOT", "CLS", "REC", "AZURE_CONV"); exclusive with `trace`.
+        profile: built-in workload ("SQL", "BOT", "CLS", "REC", "AZURE_CONV", "CHAT_SESSIONS"); exclusive with `trace`.
         trace: path of a trace file on the machine that runs scootctl, relative to the study file.
         format: trace format; "auto" looks at the first row.
         select: see Selection.
@@ -140,6 +160,10 @@ class Workload(_Spec, frozen=True, kw_only=True):
         request_timeout_s: a request unfinished so long after its intended start counts as failed.
         drain_s: longest wait for outstanding requests after the last arrival.
         seed: draws arrivals, order and prompt tokens.
+        cool_down_s: load after it, from the same process, not measured: measured requests end under full load.
+        sessions: arrivals are starts of sessions (conversations); each further turn of one follows the answer of the
+            turn before after a pause. Without it every row is a request of its own.
+        slo_classes: each request belongs to one of them; none: there are no classes.
     """
 
     profile: str | None = None
@@ -154,6 +178,9 @@ class Workload(_Spec, frozen=True, kw_only=True):
     request_timeout_s: float = 300.0
     drain_s: float = 300.0
     seed: int = 0
+    cool_down_s: float = 0.0
+    sessions: bool = False
+    slo_classes: tuple[SloClass, ...] = ()
 
 
 class Objective(_Spec, frozen=True, kw_only=True):
@@ -198,19 +225,27 @@ class Limits(_Spec, frozen=True, kw_only=True):
         start_timeout_s: engine start to ready.
         stall_timeout_s: no token from any stream for so long under load means the engine hangs.
         lateness_p99_ms: dispatch lateness at p99 above it: LOAD_LATE.
-        client_cpu_share: CPU share of one core used by the load process above it: CLIENT_SATURATED.
+        client_cpu_share: CPU share of one core used by the busiest sending process above it: CLIENT_SATURATED.
         clock_step_ms: wall clock moved against the monotonic one by more: CLOCK_STEPPED.
         min_requests: fewer completed measured requests: TOO_FEW_REQUESTS.
         max_failed_share: failed requests over sent, above it the configuration is infeasible.
+        run_queue_share: a sending process waited for a CPU for more than this share of the run: CLIENT_SATURATED.
+        achieved_share: requests left at less than this share of the offered rate, late ones: CLIENT_SATURATED.
+        merged_share: more of the chunks were merged by a starved load generator: CLIENT_SATURATED.
+
+    The last three are left out at 0.
     """
 
     start_timeout_s: float = 900.0
     stall_timeout_s: float = 60.0
-    lateness_p99_ms: float = 50.0
+    lateness_p99_ms: float = 20.0
     client_cpu_share: float = 0.9
     clock_step_ms: float = 50.0
     min_requests: int = 20
     max_failed_share: float = 0.01
+    run_queue_share: float = 0.5
+    achieved_share: float = 0.98
+    merged_share: float = 0.05
 
 
 class WorkloadFacts(_Spec, frozen=True, kw_only=True):

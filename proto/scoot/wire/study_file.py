@@ -26,6 +26,7 @@ from scoot.wire.spec import (
     Arrivals,
     Objective,
     Parameter,
+    SloClass,
     StudySpec,
     Workload,
 )
@@ -68,10 +69,13 @@ RANGES: Final[Mapping[str, Range]] = types.MappingProxyType(
         "workload.request_timeout_s": Range(0, _HOUR_S, above=True),
         "workload.drain_s": Range(0, _HOUR_S),
         "workload.seed": _SEED,
+        "workload.cool_down_s": Range(0, _DAY_S),
         "workload.arrivals.rate": Range(0, 1_000_000, above=True),
         "workload.arrivals.cv": Range(0, 1_000, above=True),
         "workload.arrivals.users": Range(1, 100_000),
         "workload.arrivals.time_scale": Range(0, 1_000_000, above=True),
+        "workload.arrivals.ramp_s": Range(0, _DAY_S),
+        "workload.arrivals.ramp_from": Range(0, 1),
         "budget.trials": Range(1, limits.TRIALS),
         "budget.parallelism": Range(1, limits.PARALLELISM),
         "budget.max_attempts": Range(1, 100),
@@ -85,9 +89,21 @@ RANGES: Final[Mapping[str, Range]] = types.MappingProxyType(
         "limits.clock_step_ms": Range(0, 1_000_000, above=True),
         "limits.min_requests": Range(1, limits.REQUESTS),
         "limits.max_failed_share": Range(0, 1),
+        "limits.run_queue_share": Range(0, 1),
+        "limits.achieved_share": Range(0, 1),
+        "limits.merged_share": Range(0, 1),
     }
 )
 """Dotted key -> what it may be, for every number of a study outside its parameters."""
+
+SLO_CLASSES: Final = 16
+"""Most SLO classes of a workload."""
+
+_SHARE: Final = Range(0, 1, above=True)
+_SHARES_TOLERANCE: Final = 1e-3
+"""Three shares of 0.333 are meant to be all."""
+
+_SLO_MS: Final = Range(0, 1_000 * _HOUR_S, above=True)
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _IDENTIFIER: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -480,6 +496,42 @@ def _check_workload(workload: Workload) -> None:
             f"process {arrivals.process.value!r} takes no `time_scale`",
             key="workload.arrivals.time_scale",
             hint='it is for process = "trace"',
+        )
+    if arrivals.process is ArrivalProcess.TRACE and arrivals.ramp_s:
+        raise UserError(
+            "process 'trace' takes no `ramp_s`",
+            key="workload.arrivals.ramp_s",
+            hint="a replay has the trace's own times",
+        )
+    if arrivals.ramp_from and not arrivals.ramp_s:
+        raise UserError(
+            "is set without `ramp_s`", key="workload.arrivals.ramp_from", hint="set ramp_s to the length of the ramp"
+        )
+    _check_slo_classes(workload.slo_classes)
+
+
+def _check_slo_classes(classes: Sequence[SloClass]) -> None:
+    _at_most(classes, SLO_CLASSES, "workload.slo_classes")
+    names: set[str] = set()
+    for index, slo_class in enumerate(classes):
+        key = f"workload.slo_classes[{index}]"
+        if not _NAME.fullmatch(slo_class.name) or slo_class.name in names:
+            raise UserError(
+                f"{slo_class.name!r} is no name or used twice",
+                key=f"{key}.name",
+                hint="use 1 to 100 letters, digits, '.', '_' and '-', the first a letter or digit",
+            )
+        names.add(slo_class.name)
+        for name, allowed in (("share", _SHARE), ("ttft_ms", _SLO_MS), ("tpot_ms", _SLO_MS), ("e2e_ms", _SLO_MS)):
+            value = getattr(slo_class, name)
+            if value is not None and not (math.isfinite(value) and value in allowed):
+                raise UserError(f"{value} is out of range", key=f"{key}.{name}", hint=f"it must be {allowed}")
+    total = sum(slo_class.share for slo_class in classes)
+    if classes and abs(total - 1.0) > _SHARES_TOLERANCE:
+        raise UserError(
+            f"the shares add up to {total:g}, not 1",
+            key="workload.slo_classes",
+            hint="share is the part of all requests: 0.8 and 0.2, for example",
         )
 
 

@@ -27,8 +27,14 @@ _LOOSER_LIMITS: Final = (
     ("client_cpu_share", "of a core", "a busy load generator may itself be what is slow"),
     ("clock_step_ms", "ms", "the host's clock may have moved during a run"),
     ("max_failed_share", "of the requests", "so many may fail and the configuration still counts as feasible"),
+    ("run_queue_share", "of the run", "a load generator without a CPU may itself be what is slow"),
+    ("achieved_share", "of the offered rate", "the load may have been lighter than the load asked for"),
+    ("merged_share", "of the chunks", "gaps between tokens that were read together are not in ITL"),
 )
-"""Limits that this study may have set above SCOOT's own: name, unit, what that means."""
+"""Limits that this study may have set looser than SCOOT's own: name, unit, what that means."""
+
+_SWITCHED_OFF_AT_0: Final = ("run_queue_share", "achieved_share", "merged_share")
+_LOWER_IS_LOOSER: Final = ("achieved_share",)
 
 _P99_REQUESTS: Final = 100
 
@@ -204,8 +210,20 @@ def _about_measurements(results: Results) -> Iterator[Caveat]:
     usual = Limits()
     for name, unit, why in _LOOSER_LIMITS:
         ours, default = getattr(results.spec.limits, name), getattr(usual, name)
-        if ours > default:
+        looser = ours < default if name in _LOWER_IS_LOOSER else ours > default
+        if looser or (ours == 0 and name in _SWITCHED_OFF_AT_0):
             yield Caveat(code="looser-limit", text=f"limits.{name} is {ours:g} {unit} here, not {default:g}: {why}.")
+    merged = {
+        trial.number: max((run.metrics.merged_share for run in trial.runs if run.validity.valid), default=0.0)
+        for trial in results.trials
+    }
+    much = [number for number, share in merged.items() if share > usual.merged_share]
+    if much:
+        yield Caveat(
+            code="merged-chunks",
+            text=f"Up to {100 * max(merged.values()):.0f} % of the chunks of trial{'s' if len(much) > 1 else ''} "
+            f"{numbers(much)} came together with others; ITL leaves their gaps out, TTFT, TPOT and E2E stay right.",
+        )
     for trial in results.trials:
         for run in trial.runs:
             if not run.validity.valid:

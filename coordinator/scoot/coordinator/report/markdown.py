@@ -13,13 +13,19 @@ from scoot.coordinator.report.results import Results
 from scoot.coordinator.report.summary import Row, Summary, summarise
 from scoot.coordinator.report.text import one_line
 
-_SPECIAL: Final = re.compile(r"[\\`*{}\[\]<|~!&$]|(?<!\w)_|_(?!\w)|^[#>+-]|^\d+(?=[.)])")
+_INLINE: Final = re.compile(r"[\\`*{}\[\]<|~!&$]|(?<!\w)_|_(?!\w)")
+_SPECIAL: Final = re.compile(rf"{_INLINE.pattern}|^[#>+-]|^\d+(?=[.)])")
 """What Markdown or HTML would interpret: anywhere, underscores at the edge of a word, and block marks at the start."""
 
 
 def plain(text: str) -> str:
     """Text that stays text: escaped, on one line."""
     return _SPECIAL.sub(lambda found: _escaped(found[0]), one_line(text))
+
+
+def _cell(text: str) -> str:
+    """The same in a table, where no block begins: "0.5 ms" need not be kept from being a list."""
+    return _INLINE.sub(lambda found: _escaped(found[0]), one_line(text))
 
 
 def _escaped(found: str) -> str:
@@ -63,6 +69,7 @@ def render_markdown(results: Results) -> str:
         ["## Caveats", "", *(f"- {plain(caveat.text)}" for caveat in results.caveats), ""] if results.caveats else [],
         _rows("Service", summary.service),
         _rows("Workload", summary.workload),
+        _rows("Load", summary.load) if summary.load else [],
         _rows("Provenance", summary.provenance),
     ]
     return "\n".join(line for part in parts for line in part).rstrip("\n") + "\n"
@@ -115,4 +122,4 @@ def _trials(summary: Summary) -> list[str]:
 
 
 def _rows(title: str, rows: Sequence[Row]) -> list[str]:
-    return [f"## {title}", "", *_table(["", ""], [[plain(row.name), plain(row.text)] for row in rows])]
+    return [f"## {title}", "", *_table(["", ""], [[_cell(row.name), _cell(row.text)] for row in rows])]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from scoot.coordinator.objective.confirmation import Lead
@@ -9,6 +11,7 @@ from scoot.coordinator.objective.metric import Direction
 from scoot.coordinator.report.command import flat_line, scalar_text, shell_line
 from scoot.coordinator.report.results import Improvement, ObjectiveInfo, Results, TrialResult
 from scoot.coordinator.report.text import bound, moment, number, one_line, percent, quantity, seconds
+from scoot.wire.measurement import Goodput, Metrics
 from scoot.wire.spec import ArrivalProcess, Workload
 from scoot.wire.states import TrialKind
 
@@ -69,6 +72,7 @@ class Summary(_Value, frozen=True, kw_only=True):
         promises: bounds of the SLO; empty while nothing is confirmed.
         confirmation: what was measured again, in sentences; "" while nothing was.
         gains: per objective, against the default; `gains_basis` says how they were measured.
+        load: what the load generator did and saw in the runs of the answer's configuration; empty without such runs.
     """
 
     title: str
@@ -86,6 +90,7 @@ class Summary(_Value, frozen=True, kw_only=True):
     trials: tuple[TrialRow, ...]
     service: tuple[Row, ...]
     workload: tuple[Row, ...]
+    load: tuple[Row, ...]
     provenance: tuple[Row, ...]
 
 
@@ -108,6 +113,7 @@ def summarise(results: Results) -> Summary:
         trials=tuple(_trial_row(results, trial) for trial in results.trials),
         service=_service_rows(results),
         workload=_workload_rows(results),
+        load=_load_rows(results),
         provenance=_provenance_rows(results),
     )
 
@@ -336,6 +342,61 @@ def _arrivals_text(workload: Workload) -> str:
             return f"closed loop, {arrivals.users} users"
         case process:
             return f"open loop, {process}{rate}"
+
+
+def _load_rows(results: Results) -> tuple[Row, ...]:
+    trial = _answer(results)
+    runs = [run for run in trial.runs if run.validity.valid] if trial is not None else []
+    if trial is None or not runs:
+        return ()
+    measured = [run.metrics for run in runs]
+    late = max((metrics.lateness_ms.p99 for metrics in measured if metrics.lateness_ms is not None), default=None)
+    kernel = all(run.audit.clock == "kernel" for run in runs)
+    several = max(metrics.multi_token_share for metrics in measured)
+    rows = [
+        Row(name="measured", text=f"trial {trial.number}, {len(runs)} run{'s' if len(runs) > 1 else ''}"),
+        Row(name="requests sent / due (req/s)", text=", ".join(_rate_text(metrics) for metrics in measured)),
+        Row(name="sent late, p99", text=quantity(late, "ms")),
+        Row(name="receive stamps", text="the kernel's" if kernel else "the load generator's own"),
+        Row(name="chunks read together", text=_share_text(max(metrics.merged_share for metrics in measured))),
+    ]
+    if several:
+        rows.append(Row(name="chunks of several tokens", text=_share_text(several)))
+    for name, goods in _goodputs(measured):
+        text = ", ".join(f"{quantity(good.rate, 'req/s')} ({_share_text(good.share)})" for good in goods)
+        rows.append(Row(name=f"goodput of {one_line(name)}" if name else "goodput", text=text))
+    return tuple(rows)
+
+
+def _answer(results: Results) -> TrialResult | None:
+    """The trial that the answer rests on: a confirmation where there is one, else the best."""
+    slo = results.slo
+    if slo is not None:
+        number_of = slo.default.trial if slo.default is not None and _lost(results) else slo.best.trial
+    elif results.best is not None:
+        number_of = results.best.trial
+    else:
+        return None
+    return next(trial for trial in results.trials if trial.number == number_of)
+
+
+def _rate_text(metrics: Metrics) -> str:
+    """An older agent's run has no achieved rate."""
+    return f"{number(metrics.achieved_rate or None)} / {number(metrics.offered_rate)}"
+
+
+def _share_text(share: float) -> str:
+    return f"{number(100 * share)} %"
+
+
+def _goodputs(measured: Sequence[Metrics]) -> list[tuple[str, list[Goodput]]]:
+    """All requests together and then each SLO class: name, and one goodput per run. Empty without promises."""
+    columns = [
+        [metrics.goodput, *(metrics.goodput_by_class if len(metrics.goodput_by_class) > 1 else ())]
+        for metrics in measured
+        if metrics.goodput is not None
+    ]
+    return [(each[0].name, list(each)) for each in zip(*columns, strict=True)]
 
 
 def _provenance_rows(results: Results) -> tuple[Row, ...]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import msgspec
+
+from scoot.benchmark.goodput import goodput
 from scoot.benchmark.metrics import summarise
 from scoot.benchmark.validity import judge
 from scoot.coordinator.store.base import SegmentInfo, Store
@@ -15,8 +18,9 @@ from scoot.wire.reasons import Reason
 
 
 def measure(store: Store, study: StudyRecord, trial: TrialRecord, attempt: AttemptRecord) -> Measured:
-    """Metrics and verdict per arrival order. Blocking: run it on the store's thread.
+    """Metrics and verdict per arrival order, and goodput where latencies are promised.
 
+    Blocking: run it on the store's thread.
     A missing or damaged batch is an outcome (UPLOAD_CORRUPT), not an exception: the trial is run again.
     """
     outcome = attempt.outcome
@@ -28,12 +32,18 @@ def measure(store: Store, study: StudyRecord, trial: TrialRecord, attempt: Attem
         whole = columns.concatenate([columns.decode(_read(store, info)) for info in infos])
     except (PermanentInfraError, RemoteProtocolError) as error:
         return _corrupt(attempt, str(error))
+    classes = study.spec.workload.slo_classes
+    if classes and whole.slo_class is not None and len(whole) and int(whole.slo_class.max()) >= len(classes):
+        return _corrupt(attempt, f"a request of SLO class {int(whole.slo_class.max())}, of {len(classes)} classes")
     audits = {audit.run: audit for audit in outcome.audits} if outcome is not None else {}
     results = []
     for run, seed in enumerate(trial.run_seeds):
         if run not in audits:
             return _corrupt(attempt, f"run {run} has no audit of its load process")
         metrics = summarise(whole, run=run)
+        if classes:
+            together, each = goodput(whole, run=run, classes=classes)
+            metrics = msgspec.structs.replace(metrics, goodput=together, goodput_by_class=each)
         verdict = judge(metrics, audits[run], study.spec.limits)
         results.append(RunResult(run=run, seed=seed, metrics=metrics, audit=audits[run], validity=verdict))
     return Measured(attempt_id=attempt.attempt_id, fence=attempt.fence, runs=tuple(results))

@@ -42,6 +42,7 @@ from scoot.coordinator.study.state import (
     TrialRecord,
 )
 from scoot.coordinator.study.transitions import ATTEMPT_TRANSITIONS, STUDY_TRANSITIONS, TRIAL_TRANSITIONS
+from scoot.wire.columns import RequestStatus
 from scoot.wire.errors import InvariantViolation
 from scoot.wire.lease import LeaseState
 from scoot.wire.measurement import RunResult
@@ -300,7 +301,10 @@ def _take_measurement(draft: Draft, event: Measured, now_s: float) -> None:
 
 
 def _failed_share(run: RunResult) -> float:
-    return run.metrics.failed / run.metrics.sent if run.metrics.sent else 0.0
+    """Share of the requests that the engine failed: those that the load generator could not send are its own fault."""
+    metrics = run.metrics
+    failed = metrics.failed - metrics.failures.get(RequestStatus.NOT_SENT.name, 0)
+    return failed / metrics.sent if metrics.sent else 0.0
 
 
 def _end_attempt(
