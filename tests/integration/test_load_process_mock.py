@@ -241,3 +241,12 @@ async def test_a_wrong_plan(tmp_path: Path, damage: str) -> None:
         assert await running.child.wait() == process.EXIT_BAD_PLAN
     assert len(said.splitlines()) == 1
     assert not (tmp_path / "spool").exists()
+
+
+async def test_errors_that_only_the_body_tells_slow_a_closed_loop_down(tmp_path: Path) -> None:
+    arrivals = Arrivals(process=ArrivalProcess.CLOSED, users=2)
+    async with mock_engine("--mock.fault=error_object") as url:
+        batch = await run(make_plan(tmp_path, url, arrivals=arrivals, duration_s=1.5))
+    assert statuses(batch) == {RequestStatus.STREAM_ERROR}
+    # Told a frame late, a failure makes some later request pause: most of them by 100 ms, none of them at full speed.
+    assert len(batch) < 150

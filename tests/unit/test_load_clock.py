@@ -25,7 +25,8 @@ def test_the_alarm_rings_never_early_and_once_per_setting(factory: Loop) -> None
     async def rings() -> list[tuple[int, int]]:
         loop = asyncio.get_running_loop()
         rung: asyncio.Queue[int] = asyncio.Queue()
-        alarm = Alarm(loop, lambda: rung.put_nowait(monotonic_ns()))
+        alarm = Alarm(lambda: rung.put_nowait(monotonic_ns()))
+        loop.add_reader(alarm.fd, alarm.on_ring)
         seen = []
         for after_ns in (3 * MS, -5 * MS, 1 * MS):
             due_ns = monotonic_ns() + after_ns
@@ -37,6 +38,7 @@ def test_the_alarm_rings_never_early_and_once_per_setting(factory: Loop) -> None
         alarm.set(monotonic_ns() + 4 * MS)
         await asyncio.wait_for(rung.get(), 5)
         assert rung.empty()
+        loop.remove_reader(alarm.fd)
         alarm.close()
         alarm.close()
         return seen

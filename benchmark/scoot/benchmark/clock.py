@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import ctypes
 import os
@@ -47,21 +46,21 @@ class Alarm:
         OSError: the kernel gives no timer.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
-        self._loop = loop
+    def __init__(self, callback: Callable[[], None]) -> None:
+        """`on_ring` is to be called whenever `fd` can be read."""
         self._callback = callback
         self.at_ns: int | None = None
         # Python names timerfd from 3.13 on only.
         libc = ctypes.CDLL(None, use_errno=True)
-        self._fd = _checked(libc.timerfd_create(time.CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC))
+        self.fd = _checked(libc.timerfd_create(time.CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC))
         self._settime = libc.timerfd_settime
         self._spec = _Itimerspec(0, 0, 0, 0)
         self._spec_at = ctypes.byref(self._spec)
-        loop.add_reader(self._fd, self._on_ring)
 
-    def _on_ring(self) -> None:
+    def on_ring(self) -> None:
+        """It rang, or it may have."""
         with contextlib.suppress(BlockingIOError):  # set anew since it rang
-            os.read(self._fd, 8)
+            os.read(self.fd, 8)
         self.at_ns = None
         self._callback()
 
@@ -72,14 +71,13 @@ class Alarm:
         self.at_ns = at_ns
         # A value of zero disarms; any time that has passed rings at once.
         self._spec.value_s, self._spec.value_ns = divmod(0 if at_ns is None else max(1, at_ns), _NS_PER_S)
-        _checked(self._settime(self._fd, _TFD_TIMER_ABSTIME, self._spec_at, None))
+        _checked(self._settime(self.fd, _TFD_TIMER_ABSTIME, self._spec_at, None))
 
     def close(self) -> None:
         """Never ring again."""
-        if self._fd >= 0:
-            self._loop.remove_reader(self._fd)
-            os.close(self._fd)
-            self._fd = -1
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
 
 
 def _checked(result: int) -> int:

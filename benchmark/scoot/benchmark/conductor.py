@@ -9,6 +9,7 @@ from typing import Final
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from scoot.benchmark.answer import Answer
 from scoot.benchmark.batching import BatchBuilder
@@ -42,6 +43,7 @@ _START_NS: Final = 5_000_000
 
 _NS_PER_US: Final = 1000
 _PHASES: Final = (Phase.WARM_UP, Phase.MEASURE, Phase.DRAIN)
+_SEEN_BY_SENDER: Final = (RequestStatus.OK, RequestStatus.HTTP_ERROR)
 _DECODER: Final = msgspec.msgpack.Decoder(FromSender)
 
 
@@ -94,7 +96,7 @@ class Conductor:
         self._encoder = msgspec.msgpack.Encoder()
         self._senders: list[_Sender] = []
         self._changed = asyncio.Event()
-        self._trouble: Exception | None = None
+        self._trouble: BaseException | None = None
         self._batch = BatchBuilder()
         self._reset(0)
 
@@ -124,6 +126,8 @@ class Conductor:
         self._senders = [self._listen(member) for member in self._members]
         tick = loop.create_task(self._ticks())
         stopping = loop.create_task(self._stop_when_told(stop))
+        for task in (tick, stopping):
+            task.add_done_callback(self._on_task_done)
         audits: list[LoadAudit] = []
         try:
             for run in range(self._runs):
@@ -236,13 +240,13 @@ class Conductor:
         failed = 0
         for ended in frame.ended:
             answer = answers.pop(ended.index)
-            if ended.index in decided:
-                decided.remove(ended.index)
-                failed += 1
             answer.end(ended)
+            decided.discard(ended.index)
+            # What the sender took for a success, since only its body tells of the error.
+            failed += ended.status == RequestStatus.OK and answer.status not in _SEEN_BY_SENDER
             self._account(answer)
         if decided or failed:
-            sender.channel.send(self._encoder.encode(Abandon(decided, failed)))
+            sender.channel.send(self._encoder.encode(Abandon(sorted(decided), failed)))
         sender.state = frame.state
         self._lag_ns = max(self._lag_ns, monotonic_ns() - frame.made_ns)
         self._advance()
@@ -250,33 +254,30 @@ class Conductor:
             sender.audit = frame.audit
             self._changed.set()
 
-    def _on_reads(self, answers: dict[int, Answer], frame: Frame) -> list[int]:
+    def _on_reads(self, answers: dict[int, Answer], frame: Frame) -> set[int]:
         """Take in what was read; the requests whose verdicts that decided."""
-        decided: list[int] = []
+        decided: set[int] = set()
         if not frame.reads or self._zero_ns is None:
             return decided
         indices, read_ns, stamps, pieces = zip(*frame.reads, strict=True)
-        for index, stamp_us, data in zip(
-            indices, self._stamped(stamps, read_ns, frame.offset_ns, self._zero_ns), pieces, strict=True
-        ):
+        arrived_ns = stamps_ns(stamps, read_ns, frame.offset_ns)
+        self._note_reads(stamps, np.array(read_ns, dtype=np.int64) - arrived_ns - frame.patience_ns)
+        stamps_us: list[int] = ((arrived_ns - self._zero_ns) // _NS_PER_US).tolist()
+        for index, stamp_us, data in zip(indices, stamps_us, pieces, strict=True):
             answer = answers[index]
             waiting = answer.first_us is None
             if answer.receive(stamp_us, data):
-                decided.append(index)
+                decided.add(index)
             if waiting and answer.first_us is not None:
                 self._ttft_us.append(answer.first_us - answer.begun.intended_us)
         return decided
 
-    def _stamped(self, stamps: Sequence[bytes], read_ns: Sequence[int], offset_ns: int, zero_ns: int) -> list[int]:
-        """Receive stamps of reads; how many came late, and without the kernel's, is noted."""
+    def _note_reads(self, stamps: Sequence[bytes], late_ns: npt.NDArray[np.int64]) -> None:
+        """For the audit: reads, those that came late, and whether the kernel stamped them."""
         if not all(stamps):
             self._kernel = False
-        arrived_ns = stamps_ns(stamps, read_ns, offset_ns)
         self._reads += len(stamps)
-        late = np.array(read_ns, dtype=np.int64) - arrived_ns > LATE_READ_US * _NS_PER_US
-        self._late_reads += int(np.count_nonzero(late))
-        stamps_us: list[int] = ((arrived_ns - zero_ns) // _NS_PER_US).tolist()
-        return stamps_us
+        self._late_reads += int(np.count_nonzero(late_ns > LATE_READ_US * _NS_PER_US))
 
     def _parse_all(self) -> None:
         """Look at what streams under way have received: none may go on for long unlooked at."""
@@ -349,12 +350,18 @@ class Conductor:
         )
         self._ttft_us, self._late_us = [], []
 
+    def _on_task_done(self, task: asyncio.Task[None]) -> None:
+        """Neither of our tasks ends by itself but by an error."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._on_error(error)
+
     def _on_loop_error(self, _: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
         """A callback raised: that is our own failure, and ends the load."""
         error = context.get("exception")
-        self._trouble = self._trouble or (
-            error if isinstance(error, Exception) else RuntimeError(str(context.get("message")))
-        )
+        self._on_error(error if isinstance(error, Exception) else RuntimeError(str(context.get("message"))))
+
+    def _on_error(self, error: BaseException) -> None:
+        self._trouble = self._trouble or error
         self._changed.set()
 
 

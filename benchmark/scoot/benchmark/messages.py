@@ -91,12 +91,14 @@ class Frame(_Message, frozen=True, array_like=True, gc=False):
     Attributes:
         made_ns: monotonic time it was made.
         offset_ns: wall minus monotonic clock, for the kernel's stamps.
+        patience_ns: how long reads were left to gather.
         reads: see Read.
         audit: set in the run's last frame.
     """
 
     made_ns: int
     offset_ns: int
+    patience_ns: int
     begun: list[Begun]
     reads: list[Read]
     ended: list[Ended]

@@ -52,7 +52,7 @@ EXIT_ORPHANED: Final = 3
 EXIT_DISK_FULL: Final = 28
 
 _DISK_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
-_PARSER_NICE: Final = 5
+_PARSER_NICE: Final = 10
 
 SENDER_TOKENS_S: Final = 25_000
 SENDER_REQUESTS_S: Final = 4_000

@@ -17,7 +17,7 @@ import msgspec
 
 from scoot.benchmark.ask import Ask
 from scoot.benchmark.clock import Alarm, CpuWatch, DispatchLead, ReceiveClock, WallWatch, monotonic_ns
-from scoot.benchmark.connection import Ancillary, Connection, Intake, Lost, Pool, Route, Special
+from scoot.benchmark.connection import PATIENCE_NS, Ancillary, Connection, Intake, Lost, Pool, Route, Special
 from scoot.benchmark.exchange import Exchange
 from scoot.benchmark.feed import Feed
 from scoot.benchmark.messages import Begun, Ended, Frame, SenderAudit, SenderState
@@ -28,6 +28,12 @@ from scoot.wire.columns import RequestStatus
 _TICK_S: Final = 0.05
 _NS_PER_US: Final = 1000
 _FAR_NS: Final = 1 << 62
+
+_MANY_READS: Final = 100
+"""Reads per tick from which on it pays to gather them."""
+
+_SELDOM: Final = 10
+"""Tokens of one stream are at least so many times the gathering apart, on average."""
 
 _FRAME_READS: Final = 512
 _FRAME_READS_MAX: Final = 2048
@@ -50,6 +56,7 @@ class SenderSettings(msgspec.Struct, frozen=True, kw_only=True):
         warm_up_us: end of the warm-up window.
         timeout_us: a request is failed so long after its intended start.
         drain_us: longest wait after the last arrival.
+        waits: whether requests wait for answers (a closed loop, sessions), so that the end of one must be seen at once.
         priority, pinned: how and where this process is scheduled, for the audit.
     """
 
@@ -61,6 +68,7 @@ class SenderSettings(msgspec.Struct, frozen=True, kw_only=True):
     warm_up_us: int
     timeout_us: int
     drain_us: int
+    waits: bool
     priority: str
     pinned: int | None
 
@@ -101,6 +109,7 @@ class Sender:
         self._alive_us = 0
         self._dropped = 0
         self._largest_backlog = 0
+        self._reads_before = 0
         self._begun: list[Begun] = []
         self._ended: list[Ended] = []
 
@@ -116,7 +125,8 @@ class Sender:
         self._loop.set_exception_handler(self._on_loop_error)
         self._zero_ns = zero_ns
         cpu, wall = CpuWatch(), WallWatch()
-        self._alarm = Alarm(self._loop, self._on_alarm)
+        self._alarm = Alarm(self._on_alarm)
+        self._intake.watch_other(self._alarm.fd, self._alarm.on_ring)
         stopped = self._loop.create_task(stop.wait())
         try:
             self._note_due()
@@ -145,6 +155,7 @@ class Sender:
             self._finished.cancel()
             stopped.cancel()
             alarm, self._alarm = self._alarm, None
+            self._intake.forget(alarm.fd)
             alarm.close()
             self.close()
             self._loop.set_exception_handler(None)
@@ -162,8 +173,6 @@ class Sender:
             if exchange is not None:
                 exchange.end(self._now_us(), RequestStatus.STREAM_ERROR)
                 self._account(exchange)
-            else:
-                failed += 1
         for _ in range(failed):
             self._feed.failed_late()
 
@@ -342,6 +351,7 @@ class Sender:
             made_ns=monotonic_ns(),
             begun=self._begun,
             offset_ns=self._clock.offset_ns,
+            patience_ns=PATIENCE_NS if self._intake.patient else 0,
             reads=reads,
             ended=self._ended,
             state=SenderState(self._phase, len(self._live), self._alive_us),
@@ -364,6 +374,7 @@ class Sender:
         wall.sample()
         self._clock.sample()
         self._advance(now_us)
+        self._intake.patient = not self._settings.waits and self._is_calm()
         if self._is_clear():
             self._flush()
         else:
@@ -374,6 +385,11 @@ class Sender:
         self._dispatch_due()
         if not self._finished.done():
             self._flush()
+
+    def _is_calm(self) -> bool:
+        """Whether many streams bring tokens, each of them seldom: then reads may wait a moment, and come together."""
+        reads, self._reads_before = self._intake.count - self._reads_before, self._intake.count
+        return reads >= _MANY_READS and len(self._live) * _TICK_S * 1e9 / reads >= _SELDOM * PATIENCE_NS
 
     def _overdue(self, now_us: int) -> list[Exchange]:
         """Live requests past their deadline. They live in the order of their intended starts, hence of deadlines."""

@@ -27,6 +27,7 @@ from scoot.benchmark.request import head
 from scoot.benchmark.sender import Sender, SenderSettings, connections_wanted
 from scoot.benchmark.trace_row import TraceRow
 from scoot.wire.errors import UserError
+from scoot.wire.spec import ArrivalProcess
 
 EXIT_FAILED: Final = 1
 EXIT_BAD_PLAN: Final = 2
@@ -114,6 +115,7 @@ class Sending:
             warm_up_us=round(workload.warm_up_s * 1e6),
             timeout_us=round(workload.request_timeout_s * 1e6),
             drain_us=round(workload.drain_s * 1e6),
+            waits=workload.arrivals.process is ArrivalProcess.CLOSED or workload.sessions,
             priority=self._priority,
             pinned=self._pinned,
         )
