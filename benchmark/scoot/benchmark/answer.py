@@ -347,7 +347,6 @@ class Answer:
 
     def _end(self, stamp_us: int, status: RequestStatus, message: str) -> None:
         if self.status is None:
-            # The sender and we map stamps by offsets measured at different times, which may differ by a microsecond.
             self.end_us = stamp_us if self.last_us is None else max(stamp_us, self.last_us)
             self.status = status
             self.message = message

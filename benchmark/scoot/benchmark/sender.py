@@ -358,6 +358,8 @@ class Sender:
             audit=audit,
         )
         self._begun, self._ended = [], []
+        # Here only, so that all stamps of a frame are mapped alike, here and by the conductor.
+        self._clock.sample()
         self._largest_backlog = max(self._largest_backlog, self._tell_frame(frame))
 
     # --- time --------------------------------------------------------------------------------------------------------
@@ -372,7 +374,6 @@ class Sender:
             exchange.end(now_us, RequestStatus.DEADLINE, "not finished at its deadline")
             self._account(exchange)
         wall.sample()
-        self._clock.sample()
         self._advance(now_us)
         self._intake.patient = not self._settings.waits and self._is_calm()
         if self._is_clear():
