@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from load_bench import mock_engine
 
 from scoot.benchmark.metrics import summarise
 from scoot.benchmark.standalone.exits import Exit
@@ -42,29 +43,6 @@ PATIENT = (
     "achieved_share=0",
 )
 LONG = ("--rate", "40", "--arrivals", "constant", "--duration", "600")
-
-
-@contextlib.asynccontextmanager
-async def mock_engine(*arguments: str) -> AsyncIterator[str]:
-    """A mock engine; its base URL."""
-    server = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "scoot.agent.engines.mock_server", "--port=0", "--model=m"),
-        *("--mock.base_ms=2", "--mock.prefill_us=1", *arguments),
-        stdout=asyncio.subprocess.PIPE,
-    )
-    assert server.stdout is not None
-    try:
-        url = ""
-        while not url:
-            line = (await server.stdout.readline()).decode()
-            assert line, "the mock engine has died"
-            _, _found, url = line.strip().partition("listening on ")
-        yield url
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            server.terminate()
-        await server.stdout.read()
-        await server.wait()
 
 
 class Tool:

@@ -102,23 +102,30 @@ class Channel:
             self._drained.set_result(None)
 
     def _on_readable(self) -> None:
-        try:
-            data = self._sock.recv(_READ_BYTES)
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError:
-            data = b""
-        if not data:
-            self.close()
-            self._lost()
-            return
-        self._unread += data
+        """Everything that is there, to its end: after an error on the socket uvloop calls this once, and never again."""
+        while self._sock.fileno() >= 0:
+            try:
+                data = self._sock.recv(_READ_BYTES)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError:
+                data = b""
+            if not data:
+                self.close()
+                self._lost()
+                return
+            self._unread += data
+            self._hand_on()
+
+    def _hand_on(self) -> None:
+        """Every whole message."""
         at = 0
         while len(self._unread) - at >= _LENGTH.size:
             (length,) = _LENGTH.unpack_from(self._unread, at)
             end = at + _LENGTH.size + length
             if len(self._unread) < end:
                 break
-            self._received(bytes(memoryview(self._unread)[at + _LENGTH.size : end]))
+            message = bytes(memoryview(self._unread)[at + _LENGTH.size : end])
             at = end
+            self._received(message)
         del self._unread[:at]

@@ -262,20 +262,20 @@ class Connection:
         self._write((first,))
 
     def _on_opening(self) -> None:
-        """Bytes of the proxy's answer, or of the TLS handshake."""
-        try:
-            data = self._sock.recv(_READ_BYTES)
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError as error:
-            self._not_opened(error)
-            return
-        try:
-            if not data:
-                self._on_opening_end()
-            self._on_opening_bytes(data)
-        except (OSError, TlsError, ProxyError) as error:
-            self._not_opened(error)
+        """Bytes of the proxy's answer, or of the TLS handshake.
+
+        Everything that is there: after an error on the socket uvloop calls this once, and never again.
+        """
+        while self in self.pool.opening:
+            try:
+                data = self._sock.recv(_READ_BYTES)
+                if not data:
+                    self._on_opening_end()
+                self._on_opening_bytes(data)
+            except (BlockingIOError, InterruptedError):
+                return
+            except (OSError, TlsError, ProxyError) as error:
+                self._not_opened(error)
 
     def _on_opening_end(self) -> None:
         if self._tunnel is not None:
@@ -402,6 +402,7 @@ class Pool:
 
     Attributes:
         made: connections opened so far.
+        opening: connections that are being opened.
     """
 
     def __init__(
@@ -423,7 +424,7 @@ class Pool:
         self._addresses: list[tuple[int, Any]] = []
         self._idle: list[Connection] = []
         self._busy: set[Connection] = set()
-        self._opening: set[Connection] = set()
+        self.opening: set[Connection] = set()
         self._waiting: deque[Exchange] = deque()
         self._settled: asyncio.Future[None] | None = None
         self._refill_scheduled = False
@@ -434,9 +435,9 @@ class Pool:
         One that cannot be reached is no error here: its requests will tell.
         """
         await self._resolve()
-        for _ in range(connections - len(self._idle) - len(self._opening)):
+        for _ in range(connections - len(self._idle) - len(self.opening)):
             self._connect()
-        if self._opening:
+        if self.opening:
             self._settled = self.loop.create_future()
             await self._settled
 
@@ -501,19 +502,19 @@ class Pool:
     def close(self) -> None:
         """Close every connection and give up opening more."""
         self._waiting.clear()
-        for connection in (*self._idle, *self._busy, *self._opening):
+        for connection in (*self._idle, *self._busy, *self.opening):
             connection.close()
         self._idle.clear()
         self._busy.clear()
-        self._opening.clear()
+        self.opening.clear()
         self._settle()
 
     def _no_longer_opening(self, connection: Connection) -> None:
-        self._opening.discard(connection)
+        self.opening.discard(connection)
         self.intake.elsewhere -= 1
 
     def _settle(self) -> None:
-        if self._settled is not None and not self._opening and not self._settled.done():
+        if self._settled is not None and not self.opening and not self._settled.done():
             self._settled.set_result(None)
 
     def _offer(self, connection: Connection) -> None:
@@ -530,7 +531,7 @@ class Pool:
         if self._refill_scheduled:
             self._refill_scheduled = False
             self.intake.elsewhere -= 1
-        for _ in range(len(self._waiting) + max(0, RESERVE - len(self._idle)) - len(self._opening)):
+        for _ in range(len(self._waiting) + max(0, RESERVE - len(self._idle)) - len(self.opening)):
             self._connect()
 
     def _on_failed(self, error: Exception) -> None:
@@ -577,5 +578,5 @@ class Pool:
             sock.close()
             self._on_failed(OSError(number, os.strerror(number)))
             return
-        self._opening.add(Connection(self, sock))
+        self.opening.add(Connection(self, sock))
         self.intake.elsewhere += 1
