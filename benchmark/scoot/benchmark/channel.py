@@ -102,7 +102,7 @@ class Channel:
             self._drained.set_result(None)
 
     def _on_readable(self) -> None:
-        """Everything that is there, to its end: after an error on the socket uvloop calls this once, and never again."""
+        """Everything that is there, to its end: after an error uvloop calls this once, and never again."""
         while self._sock.fileno() >= 0:
             try:
                 data = self._sock.recv(_READ_BYTES)
