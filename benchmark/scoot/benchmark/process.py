@@ -31,6 +31,7 @@ from typing import Final
 import msgspec
 import uvloop
 
+from scoot.benchmark.clock import ReceiveClock
 from scoot.benchmark.conductor import Conductor, SenderFailedError
 from scoot.benchmark.connection import Route
 from scoot.benchmark.crew import Member, dismiss, fork_crew
@@ -160,7 +161,10 @@ def _load(plan: LoadPlan, routes: tuple[Route, ...], rows: tuple[TraceRow, ...])
     gc.disable()
     cpus = len(os.sched_getaffinity(0))
     senders = senders_wanted(plan, rows, cpus)
-    with SpoolWriter(plan.spool_path) as spool:
+    with SpoolWriter(plan.spool_path) as spool, socket.socket() as first:
+        # The kernel switches stamps on some time after the first socket has asked for them: the sooner one does, the
+        # better.
+        ReceiveClock.enable(first)
         members = fork_crew(senders, lambda number, sock: Sending(plan, routes, rows, number, senders).work(sock))
         try:
             _yield_to_senders()
