@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scoot.benchmark.ask import NO_SESSION, Ask
-from scoot.benchmark.feed import FAILED_PAUSE_US, Feed, OpenFeed, SessionFeed, closed_feeds, open_feed, shard
+from scoot.benchmark.feed import FAILED_PAUSE_US, Feed, OpenFeed, SessionFeed, closed_feed, open_feed
 from scoot.benchmark.schedule import WHEN_FREE, RunSchedule, build_schedule
 from scoot.benchmark.trace_row import TraceRow
 from scoot.wire.spec import ArrivalProcess, Arrivals, Workload
@@ -160,12 +160,13 @@ def test_shares_are_a_partition_in_order_with_whole_sessions(
 ) -> None:
     schedule = build_schedule(workload, rows, seed, warm_up=True)
     asks = [_maker(schedule)(index) for index in range(len(schedule))]
-    shares = shard(asks, parts)
+    shares = [[asks[index] for index in schedule.part(number, parts)] for number in range(parts)]
     assert len(shares) == parts
     assert sorted(ask.index for share in shares for ask in share) == list(range(len(asks)))
     for number, share in enumerate(shares):
         indices = [ask.index for ask in share]
-        assert indices == sorted(indices) == list(schedule.part(number, parts))
+        mine = [ask.index for ask in asks if (ask.session if workload.sessions else ask.index) % parts == number]
+        assert indices == sorted(indices) == mine
         starts = [ask.intended_us for ask in share if ask.intended_us != WHEN_FREE]
         assert starts == sorted(starts)
     if workload.sessions:
@@ -192,7 +193,7 @@ def test_closed_loops_never_exceed_their_users_and_share_no_index(
 ) -> None:
     # A short schedule, so that it starts over.
     schedule = build_schedule(workload, rows, seed, warm_up=True).head(7)
-    feeds = closed_feeds(schedule, parts, make=_maker(schedule), ahead=ahead)
+    feeds = [closed_feed(schedule, number, parts, make=_maker(schedule), ahead=ahead) for number in range(parts)]
     users = workload.arrivals.users or 0
     joins = sorted(schedule.joins_us.tolist())
     runs = [_Run(feed, services) for feed in feeds]
@@ -223,7 +224,7 @@ def test_a_closed_loop_of_single_requests_goes_through_its_indices(
     workload: Workload, seed: int, services: list[tuple[int, bool]]
 ) -> None:
     schedule = build_schedule(workload, (TraceRow(input_tokens=1, output_tokens=1),), seed, warm_up=True)
-    (feed,) = closed_feeds(schedule, 1, make=_maker(schedule), ahead=2)
+    feed = closed_feed(schedule, 0, 1, make=_maker(schedule), ahead=2)
     run = _Run(feed, services)
     assert [ask.index for _, ask in run.sent] == list(range(len(run.sent)))
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 
 from scoot.wire.columns import RequestPhase
 
-NO_SESSION: int = -1
+NO_SESSION: Final = -1
+"""Session of a request on its own."""
 
 
 class Ask(msgspec.Struct, frozen=True, kw_only=True, gc=False):

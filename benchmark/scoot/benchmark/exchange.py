@@ -70,11 +70,6 @@ class Exchange:
         return self._parser.keep_alive
 
     @property
-    def head_complete(self) -> bool:
-        """Whether status and headers are in."""
-        return self._parser.head_complete
-
-    @property
     def http_status(self) -> int:
         """0 if no answer came."""
         return self._parser.status

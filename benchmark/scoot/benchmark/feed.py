@@ -257,11 +257,6 @@ def open_feed(asks: Sequence[Ask], windows: Windows) -> OpenFeed | SessionFeed:
     return SessionFeed(asks, windows) if several else OpenFeed(asks)
 
 
-def closed_feeds(schedule: RunSchedule, parts: int, *, make: Callable[[int], Ask], ahead: int) -> list[ClosedFeed]:
-    """A closed loop for each of `parts` senders; see closed_feed."""
-    return [closed_feed(schedule, number, parts, make=make, ahead=ahead) for number in range(parts)]
-
-
 def closed_feed(
     schedule: RunSchedule, number: int, parts: int, *, make: Callable[[int], Ask], ahead: int
 ) -> ClosedFeed:
@@ -280,17 +275,6 @@ def closed_feed(
     sessions = map(schedule.turns, numbers) if schedule.sessions else (range(n, n + 1) for n in numbers)
     joins_us = schedule.joins_us[number::parts].tolist()
     return ClosedFeed(joins_us=joins_us, windows=schedule.windows, sessions=sessions, make=make, ahead=ahead)
-
-
-def shard(asks: Iterable[Ask], parts: int) -> list[list[Ask]]:
-    """Requests of an open loop for each of `parts` senders, in their order: every parts-th request, or session.
-
-    RunSchedule.part tells the same of indices, before anything is made.
-    """
-    shares: list[list[Ask]] = [[] for _ in range(parts)]
-    for ask in asks:
-        shares[(ask.index if ask.session == NO_SESSION else ask.session) % parts].append(ask)
-    return shares
 
 
 def _to_be_popped(asks: Iterable[Ask]) -> list[Ask]:
