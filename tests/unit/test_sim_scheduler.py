@@ -104,6 +104,9 @@ def test_a_long_prompt_is_computed_in_parts_of_the_threshold() -> None:
     engine.add(sequence(0, 40, 1))
     engine.add(sequence(1, 20, 1))
     assert [shape(step)[0] for step in steps(engine)] == [[(0, 16), (1, 16)], [(0, 16), (1, 4)], [(0, 8)]]
+    engine = replica(long_prefill_threshold=16)
+    engine.add(sequence(0, 40, 1))
+    assert [shape(step)[0] for step in steps(engine)] == [[(0, 40)]], "a request on its own holds up nobody"
 
 
 def test_equal_progress_shares_the_budget() -> None:

@@ -321,7 +321,8 @@ class Replica:
 
     def _chunk(self, missing: int, most: int) -> int:
         limit = self._settings.long_prefill_threshold
-        return min(missing, most, limit) if limit else min(missing, most)
+        # A request on its own has nobody to hold up.
+        return min(missing, most, limit) if limit and self.outstanding > 1 else min(missing, most)
 
     def _lacks(self, sequence: Sequence, tokens: int) -> int:
         return max(0, self._cache.blocks_for(tokens) - sequence.blocks)

@@ -65,7 +65,7 @@ class SchedulerSettings(msgspec.Struct, frozen=True, kw_only=True):
         budget_counts_cached: cached tokens count against the budget as well (vLLM 0.4).
         delay_factor: a prompt waits until the oldest one has waited for so many times the last prompt step (vLLM 0.4's
             scheduler_delay_factor), unless nothing runs; 0 is no delay.
-        long_prefill_threshold: most tokens of one prompt in one step; 0 is no limit.
+        long_prefill_threshold: most tokens of one prompt in one step, unless it is the only request; 0 is no limit.
         async_scheduling: the next step is planned while this one is computed, so that the time of the CPU is hidden as
             far as it is shorter, and a sequence that arrives during a step waits for the next but one.
         reject_long_prompts: a prompt longer than the budget is refused when it arrives, and not only when it cannot fit
