@@ -75,8 +75,8 @@ SOURCES: Final = {
     "vidur-reduce": f"fitted to all_reduce: measured NCCL of a node without peer-to-peer access, {_VIDUR}",
     "vidur-cpu": "fitted to cpu_overheads: vLLM of early 2024, Llama-2-7B on one A100, microsoft/vidur "
     "b09e4fff7f72 (MIT); time of several workers ASSUMED at a third of the 6 ms measured with Ray",
-    "gpustack-async": "DERIVED: of such a size that switching on asynchronous scheduling gains the 5 to 16 % of throughput "
-    "measured with vLLM 0.11 (gpustack/gpustack 47277d79f4a5, Apache-2.0)",
+    "gpustack-async": "DERIVED: of such a size that asynchronous scheduling gains the 5 to 16 % of throughput "
+    "measured with vLLM 0.11, gpustack/gpustack 47277d79f4a5 (Apache-2.0)",
     "assumed": "ASSUMED: no table was found; far below vLLM 0.4, as the makers of this generation say",
 }
 UNMEASURED_CPU: Final = {
