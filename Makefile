@@ -19,7 +19,7 @@ PEERS = .scoot/peers
 PEER_PINS = torch==2.13.0 aiperf==0.13.0 guidellm==0.8.1
 SOURCES = proto/scoot/wire coordinator/scoot agent/scoot benchmark/scoot tests tools
 
-.PHONY: help venv tune vllm tune-vllm test lint types contracts proto diagrams schema check-generated bench bench-load peers fmt clean distclean
+.PHONY: help venv tune vllm tune-vllm test lint types contracts proto diagrams schema check-generated calibration bench bench-load bench-simulator peers fmt clean distclean
 
 help: ## This list.
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 25
@@ -36,8 +36,8 @@ venv: .venv/.stamp ## SCOOT's own environment, .venv (quick when it is up to dat
 	@$(BIN)/python -m pip install $(PIP_FLAGS) --no-build-isolation -c constraints.txt -e '.[coordinator,agent,postgres,records,dev]'
 	@touch $@
 
-tune: venv ## A whole study on the mock engine in under 3 minutes; prints where its report is.
-	@$(BIN)/scootctl tune examples/mock-chat.toml $(ARGS)
+tune: venv ## A whole study of a simulated service (2 x A100) in under 3 minutes; prints where its report is.
+	@$(BIN)/scootctl tune examples/simulated-chat.toml $(ARGS)
 
 vllm: .venv-vllm/.stamp $(MODEL)/config.json ## vLLM's CPU build in its own environment, and a tiny model.
 
@@ -92,8 +92,17 @@ schema: venv ## Regenerate docs/results.schema.json.
 
 check-generated: venv ## Fail if anything generated is stale.
 	@for tool in gen_protos gen_diagrams gen_results_schema; do $(BIN)/python tools/$$tool.py --check || exit 1; done
+	@$(BIN)/python -m tools.fit_simulator --check
 
-bench: venv bench-load ## The benchmarks; each prints what it measured. About an hour and a half.
+bench-simulator: venv ## The simulator: accuracy, trade-offs, speed, agreement of its two clocks; about half an hour.
+	@$(BIN)/python -m tools.simulator_accuracy
+	@for tool in simulator_checks bench_simulator_speed bench_simulator_agreement; do \
+	  echo "$$tool"; $(BIN)/python tools/$$tool.py || exit 1; done
+
+calibration: venv ## Refit the simulator's figures (needs the timings in ../shared).
+	@$(BIN)/python -m tools.fit_simulator
+
+bench: venv bench-load bench-simulator ## The benchmarks; each prints what it measured. About two hours.
 	@for tool in ingest store study; do echo "bench_$$tool"; $(BIN)/python tools/bench_$$tool.py || exit 1; done
 
 bench-load: venv vllm peers ## The load generator beside its peers; about an hour (ARGS=--quick: to see that it works).

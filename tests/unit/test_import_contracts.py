@@ -60,6 +60,8 @@ OFFENCES = {
         ("coordinator/scoot/cli/offence.py", "import scoot.coordinator.study.state"),
         ("coordinator/scoot/cli/offence.py", "import scoot.coordinator.space.space"),
         ("benchmark/scoot/benchmark/offence.py", "import scoot.agent.config"),
+        ("benchmark/scoot/benchmark/offence.py", "import scoot.simulator.shapes"),
+        ("benchmark/scoot/simulator/offence.py", "import scoot.agent.config"),
         ("proto/scoot/wire/offence.py", "import scoot.benchmark.plan"),
         ("proto/scoot/v1/offence.py", "import scoot.wire.limits"),
     ],
@@ -82,6 +84,7 @@ OFFENCES = {
         ("agent/scoot/agent/core/offence.py", "import scoot.agent.host.ports"),
         ("proto/scoot/wire/offence.py", "import scoot.v1.trial_pb2"),
         ("benchmark/scoot/benchmark/metrics.py", "import scoot.benchmark.clock"),
+        ("benchmark/scoot/simulator/replica.py", "import random"),
     ],
     "torch": [
         ("coordinator/scoot/coordinator/study/offence.py", "import sklearn"),

@@ -19,12 +19,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scoot.agent.engines.mock_answer import Answer, Finish, Question, draw, tokenize
-from scoot.agent.engines.mock_http import Request, RequestParser
+from scoot.agent.engines.mock_answer import Answer, Finish, draw
 from scoot.agent.engines.mock_knobs import CrashAt, Fault, Knobs, Rules, flag_values, parse_command_line
 from scoot.agent.engines.mock_model import Job, Scheduler, costs_of
 from scoot.agent.engines.mock_rules import Condition
 from scoot.benchmark.http1 import ResponseParser
+from scoot.simulator.serving.http1 import Request, RequestParser
+from scoot.simulator.serving.question import Question
+from scoot.simulator.serving.tokenizer import tokenize
 from scoot.wire.errors import RemoteProtocolError, UserError
 
 pytestmark = pytest.mark.timeout(30)

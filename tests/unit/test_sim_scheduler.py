@@ -170,6 +170,19 @@ def test_the_last_one_started_makes_room_and_nobody_starts_in_that_step() -> Non
     assert engine.tokens_ns(sequence(9, 1)).size == 0
 
 
+@pytest.mark.parametrize("sharing", [True, False])
+def test_one_that_made_room_finds_its_blocks_again_where_prefixes_are_kept(sharing: bool) -> None:
+    engine = replica(blocks=11, max_model_len=32, prefix_caching=sharing)
+    first, second = sequence(0, 12, 13), sequence(1, 12, 13)
+    engine.add(first)
+    engine.add(second)
+    again = [step for step in steps(engine) if step.prefills][1:]
+    assert engine.preemptions == second.preemptions == 1
+    assert (first.done, second.done) == (True, True)
+    # 20 tokens were in the cache, five whole blocks.
+    assert [chunk for step in again for _, chunk in step.prefills] == ([1] if sharing else [21])
+
+
 def test_what_arrives_during_a_step_waits_for_the_next_but_one_when_it_is_planned_ahead() -> None:
     for ahead, expected in ((False, [2, 2]), (True, [1, 2])):
         engine = replica(async_scheduling=ahead)

@@ -158,7 +158,9 @@ def _checked(file: _File, path: Path) -> AgentConfig:
     if not section.data_dir:
         raise UserError("is empty", key="agent.data_dir", hint='for example "/var/lib/scoot-agent"')
     if not file.engines:
-        raise UserError("no engine is configured", key="engines", hint="add a table [engines.vllm] or [engines.mock]")
+        raise UserError(
+            "no engine is configured", key="engines", hint="add a table [engines.vllm] or [engines.simulated]"
+        )
     for name in file.engines:
         if not _ENGINE_NAME.fullmatch(name):
             raise UserError(f"{name!r} is not an engine name", key="engines", hint="use a-z, 0-9, _ and -")

@@ -39,6 +39,8 @@ class KvCache:
         self._queue: deque[int | tuple[int, int]] = deque([blocks] if blocks else [])
         """Free blocks, the next to be used first: a number of blocks without a key, or (key, stamp)."""
         self._stamp = 0
+        self._fresh = -1
+        """The next key that is nobody else's: hashes are far from it."""
 
     def blocks_for(self, tokens: int) -> int:
         """Blocks that so many tokens take."""
@@ -105,6 +107,17 @@ class KvCache:
                 return
             self._users[key] = 1
             held.append(key)
+
+    def remember(self, sequence: Sequence) -> None:
+        """The sequence will come back: until they are evicted it finds even those of its blocks that nobody shares."""
+        if not self.sharing or sequence.private:
+            return
+        own = sequence.computed // self.block_size - len(sequence.keys)
+        if own > 0:
+            fresh = range(self._fresh, self._fresh - own, -1)
+            self._fresh -= own
+            sequence.keys = [*sequence.keys, *fresh]
+        self.publish(sequence, sequence.computed)
 
     def release(self, sequence: Sequence, blocks: int) -> None:
         """A sequence that holds so many blocks gives them back; what those with a key hold stays until evicted."""

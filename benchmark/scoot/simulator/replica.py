@@ -434,7 +434,7 @@ class Replica:
     def _preempt(self) -> Sequence:
         """The last one started is put back, first in the queue, and is computed again later."""
         victim = next(reversed(self._running))
-        self._stop(victim)
+        self._stop(victim, comes_back=True)
         self.preemptions += 1
         victim.preemptions += 1
         victim.state = State.WAITING
@@ -448,10 +448,12 @@ class Replica:
         sequence.state = State.DONE
         step.finished.append(sequence)
 
-    def _stop(self, sequence: Sequence) -> None:
+    def _stop(self, sequence: Sequence, *, comes_back: bool = False) -> None:
         """Out of everything but the queue; its blocks are free."""
         if sequence in self._decoding:
             self._leave(sequence)
+        if comes_back:
+            self._cache.remember(sequence)
         self._prefilling.pop(sequence, None)
         del self._running[sequence]
         self._unreserve(sequence)

@@ -26,6 +26,7 @@ from scoot.wire.errors import UserError
 from scoot.wire.spec import Config
 from scoot.wire.study_file import suggest
 
+_MOST_SCALE: Final = 1000.0
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
 
 
@@ -40,6 +41,7 @@ class SimulatedService(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         routing: how replicas are chosen, "least-outstanding" or "round-robin".
         max_model_len: longest input and output, tokens; None leaves it to the parameters, and these to the model.
         parameters: the engine's own, in snake case.
+        start_scale: times the time a real start takes, 0..1000.
         profile: file of step times fitted to a user's own timings; "" is none.
         fitted: what stands in that file (see scoot.simulator.service_file).
     """
@@ -52,6 +54,7 @@ class SimulatedService(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     routing: str = "least-outstanding"
     max_model_len: int | None = None
     parameters: Config = {}
+    start_scale: float = 1.0
     profile: str = ""
     fitted: Profile | None = None
 
@@ -73,6 +76,8 @@ def check_service(service: SimulatedService) -> Dialect:
     if not 1 <= service.devices <= limits.DEVICES_PER_AGENT:
         hint = f"it must be from 1 to {limits.DEVICES_PER_AGENT}"
         raise UserError(f"{service.devices} is out of range", key="devices", hint=hint)
+    if not 0 <= service.start_scale <= _MOST_SCALE:
+        raise UserError(f"{service.start_scale:g} is out of range", key="start_scale", hint="it must be from 0 to 1000")
     if service.max_model_len is not None and service.max_model_len < 1:
         raise UserError(f"{service.max_model_len} is no length", key="max_model_len", hint="it must be at least 1")
     if len(service.parameters) > limits.PARAMETERS:
@@ -157,7 +162,9 @@ def resolve(
     )
     if not whole:  # measured steps are launched already
         times = launched(times, settled.launch)
-    return _resolved(dialect, host, settled, plan, times), service.devices // degree
+    resolved = _resolved(dialect, host, settled, plan, times)
+    start_s = service.start_scale * resolved.start_s
+    return msgspec.structs.replace(resolved, start_s=start_s), service.devices // degree
 
 
 def _fitted(service: SimulatedService, degree: int, link: str) -> Profile | None:

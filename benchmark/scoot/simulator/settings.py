@@ -167,7 +167,10 @@ class StartFailure(ScootError):
         lines: what the real engine would log, root cause first.
         exit_code: of its process: 2 for arguments that its parser refuses, 1 otherwise.
         kind: "arguments" (a known constraint, or a parameter that does not exist), "memory" or "engine".
+        after_s: how long the real engine takes to say so, seconds: it imports its libraries first. Assumed.
     """
+
+    after_s = 10.0
 
     def __init__(self, *lines: str, exit_code: int = 1, kind: str = "engine") -> None:
         super().__init__(lines[0])

@@ -9,16 +9,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from scoot.simulator.serving.target import ENGINE_NAME, read_target
+from scoot.simulator.shapes import model_named
 from scoot.wire import limits
 from scoot.wire.errors import UserError
 from scoot.wire.spec import Service, StudySpec
 from scoot.wire.topology import TENSOR_PARALLEL_NAMES, topology
 
-MOCK: Final = "mock"
+OWN_ENGINES: Final = frozenset({"mock", ENGINE_NAME})
+"""Engines that are part of SCOOT: they run in this environment, and need neither weights nor memory."""
 
 _RESERVE_GIB: Final = 2.0
-_MOCK_RESERVE_GIB: Final = 0.25
-"""Host memory left free; a mock engine needs next to nothing."""
+_OWN_RESERVE_GIB: Final = 0.25
+"""Host memory left free; SCOOT's own engines need next to nothing."""
 
 
 def engines_of(spec: StudySpec, given: Sequence[str], environment: Mapping[str, str]) -> dict[str, str]:
@@ -40,7 +43,7 @@ def engines_of(spec: StudySpec, given: Sequence[str], environment: Mapping[str, 
         engines[name] = python
     wanted = spec.service.engine
     variable = f"SCOOT_{wanted.upper().replace('-', '_')}_PYTHON"
-    python = engines.get(wanted) or environment.get(variable) or (sys.executable if wanted == MOCK else "")
+    python = engines.get(wanted) or environment.get(variable) or (sys.executable if wanted in OWN_ENGINES else "")
     if not python:
         raise UserError(
             f"no interpreter is known for the engine {wanted!r}",
@@ -55,12 +58,15 @@ def engines_of(spec: StudySpec, given: Sequence[str], environment: Mapping[str, 
 
 
 def check_model(service: Service) -> None:
-    """Refuse a model that is not on this machine; the mock engine needs none.
+    """Refuse a model that is not on this machine; SCOOT's own engines need none, and the simulator must know its shape.
 
     Raises:
-        UserError: there is no such folder.
+        UserError: there is no such folder, or the simulator knows no such model.
     """
-    if service.engine != MOCK and not Path(service.model).exists():
+    if service.engine == ENGINE_NAME:
+        model_named(service.model, key="service.model")
+        read_target(service.options)
+    elif service.engine not in OWN_ENGINES and not Path(service.model).exists():
         raise UserError(
             f"there is no model {service.model}",
             key="service.model",
@@ -94,7 +100,7 @@ def agent_toml(
     """The text of agent.toml. `allow` names flags and variables beyond the engine adapter's own list."""
     model = Path(spec.service.model)
     root = model.parent if model.is_absolute() else Path.cwd()
-    only_mock = set(engines) == {MOCK}
+    only_own = OWN_ENGINES.issuperset(engines)
     lines = [
         "# Written by `scootctl tune`; rewritten whenever it starts.",
         "[agent]",
@@ -102,7 +108,7 @@ def agent_toml(
         f"data_dir = {_text(str(data_dir))}",
         f"coordinator = {_text(coordinator)}",
         f"model_roots = [{_text(str(root))}]",
-        f"reserve_memory_gib = {_MOCK_RESERVE_GIB if only_mock else _RESERVE_GIB}",
+        f"reserve_memory_gib = {_OWN_RESERVE_GIB if only_own else _RESERVE_GIB}",
     ]
     if slots is not None:
         lines.append(f"cpu_slots = {slots}")

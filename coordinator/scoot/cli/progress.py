@@ -9,6 +9,7 @@ import msgspec
 
 from scoot.cli.text import number, one_line, percent, scalar
 from scoot.cli.validators import Direction, Lead, Metric, lead_of, metrics_of, objective_values
+from scoot.simulator.serving.target import pretence
 from scoot.wire.spec import Config
 from scoot.wire.states import StudyState, TrialKind, TrialState
 from scoot.wire.view import StudyDetail, Trial
@@ -270,7 +271,18 @@ def _trial_event(row: TrialRow, previous: Trial | None) -> str:
 
 
 def headline(detail: StudyDetail) -> tuple[str, ...]:
-    """What the study found, for the end: what to run, what it brings, the SLO it can promise."""
+    """What the study found, for the end: what to run, what it brings, the SLO it can promise.
+
+    Where the engine was simulated, that comes first.
+    """
+    pretends = pretence(detail.study.spec.service)
+    if pretends is None:
+        return _findings(detail)
+    large, sentence = pretends
+    return (f"*** {large} ***", one_line(sentence), *_findings(detail))
+
+
+def _findings(detail: StudyDetail) -> tuple[str, ...]:
     best = detail.trial(detail.study.best_trial)
     if best is None:
         return ("No feasible configuration was found.",)

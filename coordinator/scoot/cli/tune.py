@@ -10,7 +10,7 @@ from typing import Any, Final, NoReturn, TypeVar
 
 import click
 
-from scoot.cli.agent_file import agent_toml
+from scoot.cli.agent_file import OWN_ENGINES, agent_toml
 from scoot.cli.children import Child
 from scoot.cli.client import Coordinator
 from scoot.cli.exits import ChildDiedError, Exit
@@ -175,7 +175,9 @@ class EmbeddedRun:
                 raise UserError(
                     f"the engine {wanted!r} ({python}) {reason}\n{_quoted(child)}",
                     key="service.engine",
-                    hint=f"check it with: {python} -c 'import {wanted}'" if wanted != "mock" else "see the log",
+                    hint=f"check it with: {python} -c 'import {wanted}'"
+                    if wanted not in OWN_ENGINES
+                    else "see the log",
                 )
             return offer
         return None

@@ -35,7 +35,7 @@ _BASE = Path(".scoot")
     "engines",
     multiple=True,
     metavar="NAME=PYTHON",
-    help="The interpreter an engine lives in; also SCOOT_VLLM_PYTHON. The mock engine needs none.",
+    help="The interpreter an engine lives in; also SCOOT_VLLM_PYTHON. SCOOT's own engines (simulated, mock) need none.",
 )
 @click.option(
     "--slots",

@@ -116,7 +116,7 @@ class LoadAudit(_Value, frozen=True, kw_only=True):
         run_queue_s: seconds the sender that waited longest waited for a CPU (/proc/PID/schedstat), 0 where unknown.
         clock_step_ms: largest movement of the wall clock against the monotonic one.
         dropped: intended arrivals never sent.
-        clock: "kernel" or "user": where receive stamps come from.
+        clock: "kernel" or "user": where receive stamps come from; "virtual": nothing was received, it is simulated.
         senders: sending processes; 0 is unknown (an agent that does not tell).
         wall_s: from the first intended start to the end of the last request; 0 is unknown.
         parser_cpu_share: CPU seconds / wall seconds of the parser.

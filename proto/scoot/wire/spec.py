@@ -68,7 +68,7 @@ class Service(_Spec, frozen=True, kw_only=True):
     """What is served, on what.
 
     Attributes:
-        engine: adapter name an agent offers: "vllm", "mock".
+        engine: adapter name an agent offers: "vllm", "simulated", "mock".
         model: path or name of the model, as the agent sees it.
         device: kind of device: "gpu" (any), "cpu", or a product name such as "H200" that an agent's inventory shows.
         devices: devices every trial occupies. At tensor-parallel degree t they run devices/t replicas behind

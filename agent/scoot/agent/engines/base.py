@@ -38,8 +38,8 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """What the agent's root-owned configuration says of one engine.
 
     Attributes:
-        kind: adapter, "vllm" or "mock".
-        python: interpreter of the engine's environment, absolute; "" is this interpreter (mock only).
+        kind: adapter, "vllm", "simulated" or "mock".
+        python: interpreter of the engine's environment, absolute; "" is this interpreter (SCOOT's own engines only).
         allow_options: flags allowed besides the adapter's curated list, snake case.
         allow_env: environment variables a study may set besides the adapter's curated list.
         fixed_args: arguments put before all others, as they are.

@@ -12,31 +12,32 @@ import asyncio
 import gc
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
-from typing import Any, Final, NoReturn, cast
+from typing import Final, NoReturn
 
 import msgspec
 import uvloop
 
-from scoot.agent.engines import mock_http
-from scoot.agent.engines.mock_answer import Answer, Finish, Piece, Question, draw, tokenize
-from scoot.agent.engines.mock_http import Request, RequestParser
+from scoot.agent.engines.mock_answer import Answer, Finish, Piece, draw
 from scoot.agent.engines.mock_knobs import CommandLine, CrashAt, CrashRule, Rules, flag_values, parse_command_line
 from scoot.agent.engines.mock_model import Job, Scheduler, costs_of
 from scoot.agent.engines.mock_rules import Value
-from scoot.wire.errors import RemoteProtocolError, UserError
+from scoot.simulator.serving import http1
+from scoot.simulator.serving.connection import ServerConnection
+from scoot.simulator.serving.exposition import CONTENT_TYPE, exposition
+from scoot.simulator.serving.http1 import Request
+from scoot.simulator.serving.log import Log
+from scoot.simulator.serving.openai import error_body, models_body, tokenize_body
+from scoot.simulator.serving.question import CHAT, COMPLETIONS, Question, check_length, read_question, read_tokenize
+from scoot.wire.errors import UserError
 
 EXIT_USAGE: Final = 2
 
 _USAGE: Final = "usage: mock_server --port PORT --model MODEL [--FLAG=VALUE ...] [--mock.KNOB=VALUE ...]"
 _ENDLESS_TOKENS: Final = 1_000_000_000
-_COMPLETIONS: Final = "/v1/completions"
-_CHAT: Final = "/v1/chat/completions"
-_GENERAL_LINE: Final = "RuntimeError: the engine core could not go on; the root cause is above"
 _MIB: Final = 1024 * 1024
 _CATCH_UP_S: Final = 0.005
 
@@ -52,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         sys.exit(EXIT_USAGE)
     if line.knobs.ignores_sigterm:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    log = Log()
+    log = Log("mock_server.py")
     rules = Rules(line)
     values = flag_values(line.flags)
     _start_up(line, rules, values, log)
@@ -114,25 +115,6 @@ def _leave_child(log: Log) -> None:
         signal.pause()
 
 
-class Log:
-    """Lines on stdout as engines write them."""
-
-    def say(self, message: str) -> None:
-        """An ordinary line."""
-        self._write("INFO", message)
-
-    def die(self, code: int, *lines: str) -> NoReturn:
-        """The lines of an error, root cause first, the general line, and the end of this process, at once."""
-        for line in (*lines, _GENERAL_LINE):
-            self._write("ERROR", line)
-        os._exit(code)
-
-    def _write(self, level: str, message: str) -> None:
-        stamp = time.strftime("%m-%d %H:%M:%S")
-        sys.stdout.write(f"{level} {stamp} [mock_server.py] {message}\n")
-        sys.stdout.flush()
-
-
 class MockEngine:
     """The engine and its server."""
 
@@ -157,7 +139,9 @@ class MockEngine:
         for number in (signal.SIGINT,) if self.knobs.ignores_sigterm else (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stop.set)
         try:
-            server = await loop.create_server(lambda: ServerConnection(self), self.flags.host, self.flags.port)
+            server = await loop.create_server(
+                lambda: ServerConnection(self, keep_alive_s=self.knobs.keep_alive_s), self.flags.host, self.flags.port
+            )
         except OSError as error:
             self._log.die(1, f"OSError: cannot listen on {self.flags.host}:{self.flags.port}: {error}")
         port = server.sockets[0].getsockname()[1]
@@ -244,7 +228,7 @@ class MockEngine:
     def handle(self, connection: ServerConnection, request: Request) -> None:
         """Answer a request, now or bit by bit."""
         route = (request.method, request.path)
-        if route in (("POST", _COMPLETIONS), ("POST", _CHAT)):
+        if route in (("POST", COMPLETIONS), ("POST", CHAT)):
             self._on_completion(connection, request)
             return
         status, body, kind = HTTPStatus.OK, b"", "application/json"
@@ -252,16 +236,15 @@ class MockEngine:
             case ("GET", "/health"):
                 status = HTTPStatus.SERVICE_UNAVAILABLE if self.knobs.ready_never else HTTPStatus.OK
             case ("GET", "/v1/models"):
-                model = {"id": self._name, "object": "model", "max_model_len": self.flags.max_model_len}
-                body = msgspec.json.encode({"object": "list", "data": [model]})
+                body = models_body(self._name, self.flags.max_model_len)
             case ("GET", "/mock/config"):
                 body = msgspec.json.encode(self._values)
             case ("GET", "/metrics"):
-                body, kind = self._metrics(), "text/plain; version=0.0.4"
+                body, kind = self._metrics(), CONTENT_TYPE
             case ("POST", "/tokenize"):
                 status, body = self._on_tokenize(request.body)
             case _:
-                status, body = HTTPStatus.NOT_FOUND, _error(HTTPStatus.NOT_FOUND, f"no such path: {request.path}")
+                status, body = HTTPStatus.NOT_FOUND, error_body(HTTPStatus.NOT_FOUND, f"no such path: {request.path}")
         connection.answer(status, body, content_type=kind)
 
     @property
@@ -273,94 +256,42 @@ class MockEngine:
         if self.knobs.crash_after_requests and self._requests >= self.knobs.crash_after_requests:
             self._log.die(self.knobs.exit_code, self.knobs.exit_message)
         if draw(self.knobs.seed, self._requests, "http") < self.knobs.http_share:
-            connection.answer(self.knobs.http_status, _error(self.knobs.http_status, "refused, as asked"))
+            connection.answer(self.knobs.http_status, error_body(self.knobs.http_status, "refused, as asked"))
             return
         try:
             question = self._question(request)
         except UserError as error:
             status = HTTPStatus.NOT_FOUND if error.key == "model" else HTTPStatus.BAD_REQUEST
-            connection.answer(status, _error(status, str(error)))
+            connection.answer(status, error_body(status, str(error)))
             return
         connection.stream = Stream(self, connection, question)
         connection.stream.open()
 
     def _question(self, request: Request) -> Question:
-        chat = request.path == _CHAT
-        try:
-            asked = msgspec.json.decode(request.body, type=_Asked)
-        except (msgspec.DecodeError, RecursionError) as error:
-            raise UserError(f"the request is not understood: {error}") from error
-        if asked.model not in ("", self._name):
-            raise UserError(f"the model {asked.model!r} does not exist", key="model")
-        if chat:
-            text = "\n".join(str(message.get("content") or "") for message in asked.messages)
-            prompt = tuple(tokenize(text))
-        else:
-            prompt = tuple(tokenize(asked.prompt) if isinstance(asked.prompt, str) else asked.prompt)
-        wanted = asked.max_completion_tokens or asked.max_tokens or 16
-        if not asked.ignore_eos and self.knobs.natural_tokens:
-            wanted = min(wanted, self.knobs.natural_tokens)
-        if not prompt or wanted < 1:
-            raise UserError("an empty prompt, or no tokens asked for")
-        if len(prompt) + wanted > self.flags.max_model_len:
-            raise UserError(
-                f"{len(prompt)} prompt tokens and {wanted} output tokens are over max_model_len"
-                f" = {self.flags.max_model_len}"
-            )
-        options = asked.stream_options or _StreamOptions()
-        return Question(
-            number=self._requests,
-            chat=chat,
-            model=self._name,
-            prompt=prompt,
-            max_tokens=wanted,
-            stream=asked.stream,
-            include_usage=options.include_usage,
-            continuous_usage=options.include_usage and options.continuous_usage_stats,
-        )
+        question = read_question(request.body, number=self._requests, chat=request.path == CHAT, model=self._name)
+        natural = self.knobs.natural_tokens
+        if natural and natural < question.max_tokens and not question.ignore_eos:
+            question = msgspec.structs.replace(question, max_tokens=natural)
+        check_length(question, self.flags.max_model_len)
+        return question
 
     def _on_tokenize(self, body: bytes) -> tuple[HTTPStatus, bytes]:
         try:
-            asked = msgspec.json.decode(body, type=_Asked)
-        except (msgspec.DecodeError, RecursionError) as error:
-            return HTTPStatus.BAD_REQUEST, _error(HTTPStatus.BAD_REQUEST, str(error))
-        tokens = tokenize(asked.prompt) if isinstance(asked.prompt, str) else asked.prompt
-        answer = {"count": len(tokens), "max_model_len": self.flags.max_model_len, "tokens": tokens}
-        return HTTPStatus.OK, msgspec.json.encode(answer)
+            tokens = read_tokenize(body)
+        except UserError as error:
+            return HTTPStatus.BAD_REQUEST, error_body(HTTPStatus.BAD_REQUEST, str(error))
+        return HTTPStatus.OK, tokenize_body(tokens, self.flags.max_model_len)
 
     def _metrics(self) -> bytes:
         values = self._load_values()
         samples = (
-            ("vllm:num_requests_running", "gauge", values["running"]),
-            ("vllm:num_requests_waiting", "gauge", values["waiting"]),
-            ("vllm:kv_cache_usage_perc", "gauge", values["kv_share"]),
+            ("vllm:num_requests_running", "gauge", float(values["running"])),
+            ("vllm:num_requests_waiting", "gauge", float(values["waiting"])),
+            ("vllm:kv_cache_usage_perc", "gauge", float(values["kv_share"])),
             ("vllm:prompt_tokens_total", "counter", self._prompt_tokens),
             ("vllm:generation_tokens_total", "counter", self._output_tokens),
         )
-        label = f'{{model_name="{self._name}"}}'
-        return "".join(f"# TYPE {name} {kind}\n{name}{label} {value}\n" for name, kind, value in samples).encode()
-
-
-class _StreamOptions(msgspec.Struct):
-    include_usage: bool = False
-    continuous_usage_stats: bool = False
-
-
-class _Asked(msgspec.Struct):
-    """A completion, chat or tokenize request, as far as the mock cares."""
-
-    model: str = ""
-    prompt: str | list[int] = ""
-    messages: list[dict[str, Any]] = []
-    max_tokens: int | None = None
-    max_completion_tokens: int | None = None
-    stream: bool = False
-    stream_options: _StreamOptions | None = None
-    ignore_eos: bool = False
-
-
-def _error(status: int, message: str) -> bytes:
-    return msgspec.json.encode({"error": {"message": message, "type": "MockError", "code": int(status)}})
+        return exposition(self._name, samples)
 
 
 class Stream:
@@ -376,7 +307,7 @@ class Stream:
         """Queue the question; send what comes before the first token."""
         self._job = self._engine.start(self, self.answer.question)
         if self.answer.question.stream:
-            self._connection.write(mock_http.stream_head())
+            self._connection.write(http1.stream_head())
             self._send(self.answer.opening())
 
     def on_token(self) -> None:
@@ -396,115 +327,15 @@ class Stream:
             return
         for segment in piece.segments:
             if segment:
-                connection.write(mock_http.chunk(segment))
+                connection.write(http1.chunk(segment))
         match piece.finish:
             case Finish.END:
-                connection.write(mock_http.LAST_CHUNK)
+                connection.write(http1.LAST_CHUNK)
                 self.cancel()
                 connection.done()
             case Finish.CLOSE | Finish.RESET:
                 self.cancel()
                 connection.drop(reset=piece.finish is Finish.RESET)
-
-
-class ServerConnection(asyncio.Protocol):
-    """One connection of a client."""
-
-    def __init__(self, engine: MockEngine) -> None:
-        self._engine = engine
-        self._parser = RequestParser()
-        self._transport: asyncio.Transport | None = None
-        self._busy = False
-        self._close = False
-        self._idle: asyncio.TimerHandle | None = None
-        self.stream: Stream | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """A client has come."""
-        self._transport = cast("asyncio.Transport", transport)
-        # Segments go out one by one, as they are written.
-        self._transport.set_write_buffer_limits(high=0)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """The client is gone: what it asked for is given up, as engines do."""
-        del exc
-        self._transport = None
-        self._rest_timer(start=False)
-        if self.stream is not None:
-            self.stream.cancel()
-            self.stream = None
-
-    def data_received(self, data: bytes) -> None:
-        """Bytes of requests."""
-        self._parser.feed(data)
-        self._next()
-
-    def _next(self) -> None:
-        """Handle requests until one takes time."""
-        while not self._busy and self._transport is not None:
-            try:
-                request = self._parser.next()
-            except RemoteProtocolError as error:
-                self._close = True
-                self.answer(HTTPStatus.BAD_REQUEST, _error(HTTPStatus.BAD_REQUEST, str(error)))
-                return
-            if self._parser.wants_continue:
-                self._parser.wants_continue = False
-                if request is None:
-                    self.write(mock_http.CONTINUE)
-            if request is None:
-                return
-            self._rest_timer(start=False)
-            self._busy = True
-            self._close = request.close
-            self._engine.handle(self, request)
-
-    def write(self, data: bytes) -> None:
-        """Send bytes, if the client is still there."""
-        if self._transport is not None:
-            self._transport.write(data)
-
-    def answer(self, status: int, body: bytes, *, content_type: str = "application/json") -> None:
-        """Send a whole answer."""
-        self.write(mock_http.answer(status, body, content_type=content_type, close=self._close))
-        self.done()
-
-    def done(self) -> None:
-        """The answer is out: close, or go on with the next request."""
-        self.stream = None
-        self._busy = False
-        if self._close:
-            self.drop(reset=False)
-            return
-        self._rest_timer(start=True)
-        # Not from within: a client that pipelines a thousand requests would recurse a thousand times.
-        asyncio.get_running_loop().call_soon(self._next)
-
-    def drop(self, *, reset: bool) -> None:
-        """End the connection."""
-        if self._transport is None:
-            return
-        if reset:
-            sock = self._transport.get_extra_info("socket")
-            # Lingering for zero seconds makes the kernel send RST instead of FIN.
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
-            self._transport.abort()
-        else:
-            self._transport.close()
-
-    def _rest_timer(self, *, start: bool) -> None:
-        """Close the connection when nothing is asked for a while, as uvicorn does."""
-        if self._idle is not None:
-            self._idle.cancel()
-            self._idle = None
-        keep_s = self._engine.knobs.keep_alive_s
-        if start and keep_s > 0 and self._transport is not None:
-            self._idle = asyncio.get_running_loop().call_later(keep_s, self.drop_idle)
-
-    def drop_idle(self) -> None:
-        """The idle time is over."""
-        if not self._busy:
-            self.drop(reset=False)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from scoot.agent.engines.base import EngineAdapter, EngineSettings, check_settings
 from scoot.agent.engines.mock import MockAdapter
+from scoot.agent.engines.simulated import SimulatedAdapter
 from scoot.agent.engines.vllm import VllmAdapter
 from scoot.wire.errors import UserError
 
@@ -19,8 +20,12 @@ def make_adapter(settings: EngineSettings, *, cache_dir: Path | None = None) -> 
     check_settings(settings)
     if settings.kind == "vllm":
         return VllmAdapter(settings, cache_dir=cache_dir)
+    if settings.kind == "simulated":
+        return SimulatedAdapter(settings)
     if settings.kind == "mock":
         return MockAdapter(settings)
     raise UserError(
-        f"no adapter for engine kind {settings.kind!r}", key="engines.kind", hint='known kinds are "vllm" and "mock"'
+        f"no adapter for engine kind {settings.kind!r}",
+        key="engines.kind",
+        hint='known kinds are "vllm", "simulated" and "mock"',
     )

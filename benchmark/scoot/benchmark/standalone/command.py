@@ -25,7 +25,7 @@ _PROMPTS: Final = {"token-ids": PromptMode.TOKEN_IDS, "text": PromptMode.TEXT}
 _LATENCY_HELP: Final = ", ".join(of.LATENCIES)
 
 
-class _Group(click.Group):
+class ErrorGroup(click.Group):
     """Commands whose errors become one clear line and an exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's signature
@@ -49,7 +49,7 @@ def _one_line(error: ScootError) -> str:
     return " ".join(str(error).split())
 
 
-@click.group(cls=_Group, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=ErrorGroup, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 def cli(debug: bool) -> None:
     """Loads OpenAI-compatible LLM servers, and measures them and itself. Guide: docs/benchmark.md."""

@@ -100,7 +100,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         schema: see SCHEMA.
-        state: "valid", "invalid" or "interrupted".
+        state: "valid", "invalid" or "interrupted"; of a simulated engine that does not start or dies, "failed".
         detail: why it is not valid, one sentence.
         metrics: of the only run, or the medians over the runs, figure by figure.
         spread: where there are several runs.
@@ -284,7 +284,7 @@ def caveats(runs: Sequence[RunSummary], limits: Limits) -> tuple[str, ...]:
     if sent and failed / sent > limits.max_failed_share:
         listed = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
         notes.append(f"{failed} of {sent} requests failed ({listed}): latencies are of the others only")
-    if any(run.audit.clock != "kernel" for run in runs):
+    if any(run.audit.clock == "user" for run in runs):
         notes.append("receive times are the load generator's own (audit.clock is user): they include its own delays")
     few = min((int(run.metrics["completed"] or 0) for run in runs), default=0)
     if 0 < few < _FOR_MAX:

@@ -8,10 +8,11 @@ from typing import Final
 from scoot.coordinator.report.command import scalar_text
 from scoot.coordinator.report.results import Caveat, Results, TrialResult
 from scoot.coordinator.report.text import numbers, percent
+from scoot.simulator.serving.target import pretence
 from scoot.wire.spec import Limits
 from scoot.wire.states import StudyState, TrialKind, TrialState
 
-_PRETEND_ENGINES: Final = ("mock", "simulated")
+_MOCK: Final = "mock"
 
 _START_UP_OPTIONS: Final[tuple[tuple[str, object, str], ...]] = (
     ("enforce_eager", True, "no graph capture and no compilation, quick to start and slower to serve"),
@@ -93,12 +94,15 @@ def _why(results: Results) -> str:
 
 def _about_the_engine(results: Results) -> Iterator[Caveat]:
     service = results.spec.service
-    if results.engine.name in _PRETEND_ENGINES:
-        yield Caveat(
-            code="pretend-engine",
-            text=f"The engine is {results.engine.name}, not a real one: the numbers say nothing about real hardware.",
+    simulated = pretence(service, results.engine.versions) is not None
+    if simulated or results.engine.name == _MOCK:
+        how_true = (
+            "the numbers are a model's and not a GPU's, so measure again on a real one before you promise anything"
+            if simulated
+            else "the numbers say nothing about real hardware"
         )
-    if service.device == "cpu" and results.engine.name not in _PRETEND_ENGINES:
+        yield Caveat(code="pretend-engine", text=f"The engine is {results.engine.name}, not a real one: {how_true}.")
+    elif service.device == "cpu":
         yield Caveat(code="cpu", text="Measured on CPU: flags that suit it need not suit a GPU.")
     for name, value, why in _START_UP_OPTIONS:
         if service.options.get(name) == value:

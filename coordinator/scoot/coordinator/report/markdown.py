@@ -62,6 +62,7 @@ def render_markdown(results: Results) -> str:
     """The report as Markdown; ends in a newline."""
     summary = summarise(results)
     parts = [
+        _banner(summary),
         [f"# SCOOT: {plain(summary.title)}", "", plain(summary.status), ""],
         _headline(summary),
         _confirmation(results, summary),
@@ -73,6 +74,14 @@ def render_markdown(results: Results) -> str:
         _rows("Provenance", summary.provenance),
     ]
     return "\n".join(line for part in parts for line in part).rstrip("\n") + "\n"
+
+
+def _banner(summary: Summary) -> list[str]:
+    """Before everything else, as large as Markdown can."""
+    if summary.banner is None:
+        return []
+    large, sentence = summary.banner
+    return [f"# {plain(large)}", "", f"> **{plain(sentence)}**", ""]
 
 
 def _headline(summary: Summary) -> list[str]:

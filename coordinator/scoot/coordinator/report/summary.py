@@ -11,6 +11,7 @@ from scoot.coordinator.objective.metric import Direction
 from scoot.coordinator.report.command import flat_line, scalar_text, shell_line
 from scoot.coordinator.report.results import Improvement, ObjectiveInfo, Results, TrialResult
 from scoot.coordinator.report.text import bound, moment, number, one_line, percent, quantity, seconds
+from scoot.simulator.serving.target import pretence
 from scoot.wire.measurement import Goodput, Metrics
 from scoot.wire.spec import ArrivalProcess, Workload
 from scoot.wire.states import TrialKind
@@ -66,6 +67,7 @@ class Summary(_Value, frozen=True, kw_only=True):
     """Everything the pages show, in their order.
 
     Attributes:
+        banner: (in large letters, a sentence) where the engine was simulated.
         verdict: the answer in a sentence.
         flags: the tuned flags to run with, on a line; "" where there is nothing to run.
         command: the whole command, to paste; "" where it is not known.
@@ -77,6 +79,7 @@ class Summary(_Value, frozen=True, kw_only=True):
 
     title: str
     status: str
+    banner: tuple[str, str] | None
     verdict: str
     flags: str
     command: str
@@ -100,6 +103,7 @@ def summarise(results: Results) -> Summary:
     return Summary(
         title=one_line(results.name),
         status=_status(results),
+        banner=pretence(results.spec.service, results.engine.versions),
         verdict=_verdict(results),
         flags=_flags(results),
         command=_command(results),

@@ -1,4 +1,4 @@
-"""Just enough HTTP/1.1 of the server's side for the mock engine: requests in, answers out. Sans-IO, pure."""
+"""Just enough HTTP/1.1 of the server's side for engines that pretend: requests in, answers out. Sans-IO, pure."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def _head(status: int, content_type: str, framing: str, *, close: bool) -> bytes
         phrase = HTTPStatus(status).phrase
     except ValueError:
         phrase = "Unknown"
-    lines = [f"HTTP/1.1 {status} {phrase}", "server: scoot-mock", f"content-type: {content_type}", framing]
+    lines = [f"HTTP/1.1 {status} {phrase}", "server: scoot", f"content-type: {content_type}", framing]
     if close:
         lines.append("connection: close")
     return "\r\n".join([*lines, "", ""]).encode("latin-1")
