@@ -17,6 +17,7 @@ import uvloop
 
 from scoot.coordinator.optimizer import sobol
 from scoot.coordinator.optimizer.base import Ask, Observation
+from scoot.coordinator.optimizer.problem import task_of
 from scoot.coordinator.solver import pool, protocol, worker
 from scoot.coordinator.solver.faults import ENVIRONMENT
 from scoot.coordinator.solver.pool import FALLBACK_SOURCE, Solver
@@ -42,7 +43,7 @@ def ask(n: int = 3, *, constraints: tuple[str, ...] = ("a >= b",), configs: tupl
 
 
 def sobol_configs(call: Ask) -> list[Config]:
-    return [suggestion.config for suggestion in sobol.suggest(call)]
+    return [suggestion.config for suggestion in sobol.suggest(task_of(call))]
 
 
 def wait_for_end(pid: int) -> bool:
@@ -65,7 +66,7 @@ async def test_one_worker_answers_call_after_call() -> None:
         pid = solver.worker_pid
         third = await solver.suggest("sobol", ask(2, configs=({"a": 3, "b": 1},)), GENEROUS_S)
         assert solver.worker_pid == pid is not None
-    assert first.suggestions == sobol.suggest(ask(4))
+    assert first.suggestions == sobol.suggest(task_of(ask(4)))
     assert second.suggestions == first.suggestions[:2]
     assert len(third.suggestions) == 2
     assert {first.fallback, second.fallback, third.fallback} == {""}
@@ -109,7 +110,7 @@ async def test_every_failure_falls_back_to_sobol_and_says_why(method: str, reaso
         assert result.fallback.startswith(reason)
         assert [suggestion.config for suggestion in result.suggestions] == sobol_configs(ask())
         again = await solver.suggest("sobol", ask(), GENEROUS_S)
-        assert (again.fallback, again.suggestions) == ("", sobol.suggest(ask()))
+        assert (again.fallback, again.suggestions) == ("", sobol.suggest(task_of(ask())))
 
 
 async def test_what_libraries_print_stays_out_of_the_protocol() -> None:
@@ -180,7 +181,7 @@ async def test_a_cancelled_call_leaves_no_worker_with_an_answer_to_nobody() -> N
             await call
         assert wait_for_end(pid)
         result = await solver.suggest("sobol", ask(), GENEROUS_S)
-        assert (result.fallback, result.suggestions) == ("", sobol.suggest(ask()))
+        assert (result.fallback, result.suggestions) == ("", sobol.suggest(task_of(ask())))
 
 
 async def test_a_worker_that_died_between_calls_is_replaced() -> None:

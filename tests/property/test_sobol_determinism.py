@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from scoot.coordinator.optimizer import sobol
 from scoot.coordinator.optimizer.base import Ask, Observation, Suggestion
+from scoot.coordinator.optimizer.problem import task_of
 from scoot.coordinator.optimizer.registry import load_method
 from scoot.coordinator.space.study_space import space_of
 from scoot.wire.errors import LocalProtocolError, UserError
@@ -54,7 +55,7 @@ def tiny(width: int, *constraints: str, **more: Any) -> StudySpec:
 
 def ask(spec: StudySpec, n: int, configs: list[Config] | None = None, seed: int = 0) -> tuple[Suggestion, ...]:
     history = tuple(Observation(number=k, config=config, pending=True) for k, config in enumerate(configs or [], 1))
-    return sobol.suggest(Ask(spec=spec, history=history, n=n, call=len(history), seed=seed))
+    return sobol.suggest(task_of(Ask(spec=spec, history=history, n=n, call=len(history), seed=seed)))
 
 
 def configs_of(suggestions: tuple[Suggestion, ...]) -> list[Config]:
@@ -92,7 +93,7 @@ def test_the_order_of_the_history_and_its_outcomes_do_not_matter_to_sobol() -> N
         Observation(number=2, config=configs[1], pending=True),
         Observation(number=0, config={"max_num_seqs": 256}, values=(2.0,)),
     )
-    later = sobol.suggest(Ask(spec=USUAL, history=outcomes, n=3, call=4, seed=0))
+    later = sobol.suggest(task_of(Ask(spec=USUAL, history=outcomes, n=3, call=4, seed=0)))
     assert configs_of(later) == configs[3:]
 
 
@@ -106,16 +107,17 @@ def test_another_process_gives_the_same_bytes() -> None:
     program = (
         "import sys, msgspec\n"
         "from scoot.coordinator.optimizer.base import Ask\n"
+        "from scoot.coordinator.optimizer.problem import task_of\n"
         "from scoot.coordinator.optimizer.registry import load_method\n"
         "ask = msgspec.json.decode(sys.stdin.buffer.read(), type=Ask)\n"
-        "sys.stdout.buffer.write(msgspec.json.encode(load_method('sobol')(ask)))\n"
+        "sys.stdout.buffer.write(msgspec.json.encode(load_method('sobol')(task_of(ask))))\n"
     )
     call = Ask(spec=USUAL, history=(), n=12, call=0, seed=7)
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", program], input=msgspec.json.encode(call), capture_output=True, check=True
     )
     assert done.stderr == b""
-    assert done.stdout == msgspec.json.encode(load_method("sobol")(call))
+    assert done.stdout == msgspec.json.encode(load_method("sobol")(task_of(call)))
 
 
 @pytest.mark.parametrize("step", [1, 2, 5])

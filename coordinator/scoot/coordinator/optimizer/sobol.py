@@ -14,9 +14,8 @@ from typing import Final
 import numpy as np
 from scipy.stats import qmc
 
-from scoot.coordinator.optimizer.base import Ask, Suggestion
+from scoot.coordinator.optimizer.base import Suggestion, Task
 from scoot.coordinator.space.space import Key, Space
-from scoot.coordinator.space.study_space import space_of
 from scoot.wire.spec import Config
 
 SOURCE: Final = "sobol"
@@ -31,21 +30,18 @@ ENUMERABLE: Final = 1 << 16
 _DRAWS: Final = 16
 
 
-def suggest(ask: Ask) -> tuple[Suggestion, ...]:
-    """The next `ask.n` Sobol points (a Method); fewer only when the space has no more.
+def suggest(task: Task) -> tuple[Suggestion, ...]:
+    """The next `task.n` Sobol points (a Method); fewer only when the space has no more.
 
     Where constraints leave so little that the sequence does not hit it, the rest comes from the enumerated space in a
     random order that depends on the seed, or, where that is too large, from random feasible configurations.
-
-    Raises:
-        UserError: the study's space is wrong.
     """
-    space = space_of(ask.spec)
-    seen = _seen(space, ask)
+    space = task.problem.space
+    seen = _seen(space, task)
     left = _left(space, seen)
     found: list[Suggestion] = []
-    for config, explanation in _candidates(space, ask, len(seen)):
-        if len(found) == min(ask.n, left):
+    for config, explanation in _candidates(space, task, len(seen)):
+        if len(found) == min(task.n, left):
             break
         key = tuple(config.values())  # decoded, so in the space's own order and types
         if key not in seen:
@@ -54,9 +50,9 @@ def suggest(ask: Ask) -> tuple[Suggestion, ...]:
     return tuple(found)
 
 
-def _seen(space: Space, ask: Ask) -> set[Key]:
+def _seen(space: Space, task: Task) -> set[Key]:
     """Configurations not to be proposed: those of the history, and the default if it is stated in full."""
-    configs = [space.default_config(), *(observation.config for observation in ask.history)]
+    configs = [space.default_config(), *(observation.config for observation in task.history)]
     return {key for key in map(space.key, configs) if key is not None}
 
 
@@ -69,17 +65,17 @@ def _left(space: Space, seen: set[Key]) -> float:
     return size.count - int(space.feasible(known).sum())
 
 
-def _candidates(space: Space, ask: Ask, seen: int) -> Iterator[tuple[Config, dict[str, str | int]]]:
+def _candidates(space: Space, task: Task, seen: int) -> Iterator[tuple[Config, dict[str, str | int]]]:
     """Feasible configurations in the order of preference, with repetitions."""
-    yield from _sequence(space, ask.seed)
-    rng = np.random.default_rng(_entropy(ask.seed))
+    yield from _sequence(space, task.seed)
+    rng = np.random.default_rng(_entropy(task.seed))
     everything = space.enumerate(ENUMERABLE)
     if everything is not None:
         for place in rng.permutation(len(everything)).tolist():
             yield everything[place], {"design": "remaining configuration"}
         return
     for _ in range(_DRAWS):
-        for config in space.sample(rng, 2 * (ask.n + seen)):
+        for config in space.sample(rng, 2 * (task.n + seen)):
             yield config, {"design": "random feasible configuration"}
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from scoot.coordinator.optimizer.base import Ask, Method, Suggestion
+from scoot.coordinator.optimizer.base import Ask, Method, Suggestion, Task
+from scoot.coordinator.optimizer.problem import task_of
 from scoot.coordinator.optimizer.registry import METHODS, check_method, load_method
 from scoot.coordinator.solver.faults import faults
-from scoot.coordinator.space.study_space import space_of
 from scoot.wire.errors import SolverError
 
 
@@ -29,17 +29,18 @@ def suggest(name: str, ask: Ask, environ: Mapping[str, str]) -> tuple[Suggestion
     """
     check_known(name, environ)
     method: Method = faults(environ).get(name) or load_method(name)
-    suggestions = method(ask)
-    _check(ask, suggestions)
+    task = task_of(ask)
+    suggestions = method(task)
+    _check(task, suggestions)
     return suggestions
 
 
-def _check(ask: Ask, suggestions: tuple[Suggestion, ...]) -> None:
+def _check(task: Task, suggestions: tuple[Suggestion, ...]) -> None:
     """Refuse suggestions that would waste a trial."""
-    if len(suggestions) > ask.n:
-        raise SolverError(f"{len(suggestions)} suggestions instead of {ask.n}")
-    space = space_of(ask.spec)
-    seen = {key for key in (space.key(observation.config) for observation in ask.history) if key is not None}
+    if len(suggestions) > task.n:
+        raise SolverError(f"{len(suggestions)} suggestions instead of {task.n}")
+    space = task.problem.space
+    seen = {key for key in (space.key(observation.config) for observation in task.history) if key is not None}
     for suggestion in suggestions:
         key = space.key(suggestion.config)
         if key is None:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
-from scoot.coordinator.optimizer.base import Ask, Method, Suggestion
+from scoot.coordinator.optimizer.base import Method, Suggestion, Task
 
 ENVIRONMENT: Final = "SCOOT_SOLVER_FAULTS"
 
@@ -22,26 +22,26 @@ def faults(environ: Mapping[str, str]) -> Mapping[str, Method]:
     return _FAULTS if environ.get(ENVIRONMENT) == "1" else MappingProxyType({})
 
 
-def _hang(ask: Ask) -> tuple[Suggestion, ...]:
-    del ask
+def _hang(task: Task) -> tuple[Suggestion, ...]:
+    del task
     threading.Event().wait()
     return ()
 
 
-def _crash(ask: Ask) -> tuple[Suggestion, ...]:
-    del ask
+def _crash(task: Task) -> tuple[Suggestion, ...]:
+    del task
     sys.stderr.write("about to crash on purpose\n")
     sys.stderr.flush()
     os.abort()
 
 
-def _error(ask: Ask) -> tuple[Suggestion, ...]:
-    raise ArithmeticError(f"failing on purpose for {ask.n} suggestions")
+def _error(task: Task) -> tuple[Suggestion, ...]:
+    raise ArithmeticError(f"failing on purpose for {task.n} suggestions")
 
 
-def _garbage(ask: Ask) -> tuple[Suggestion, ...]:
+def _garbage(task: Task) -> tuple[Suggestion, ...]:
     """Write into the protocol's own pipe, whichever descriptor the worker keeps it at."""
-    del ask
+    del task
     for descriptor in range(3, 64):
         try:
             os.write(descriptor, b"this is no JSON\n")
@@ -50,27 +50,27 @@ def _garbage(ask: Ask) -> tuple[Suggestion, ...]:
     return ()
 
 
-def _chatter(ask: Ask) -> tuple[Suggestion, ...]:
+def _chatter(task: Task) -> tuple[Suggestion, ...]:
     """Print to standard output, as a careless library does, and then answer properly."""
     from scoot.coordinator.optimizer.sobol import suggest
 
     sys.stdout.write("a library's greeting\n")
     sys.stdout.flush()
     os.write(1, b"and one past Python's own buffers\n")
-    return suggest(ask)
+    return suggest(task)
 
 
-def _out_of_memory(ask: Ask) -> tuple[Suggestion, ...]:
+def _out_of_memory(task: Task) -> tuple[Suggestion, ...]:
     """Take memory until there is none: the worker's limit has to end it, not the machine's."""
-    del ask
+    del task
     taken: list[bytearray] = []
     while True:
         taken.append(bytearray(64 * 1024 * 1024))
 
 
-def _infeasible(ask: Ask) -> tuple[Suggestion, ...]:
+def _infeasible(task: Task) -> tuple[Suggestion, ...]:
     """Break the contract: a configuration that is none."""
-    return tuple(Suggestion(config={"no_such_parameter": 1}, source="fault") for _ in range(ask.n))
+    return tuple(Suggestion(config={"no_such_parameter": 1}, source="fault") for _ in range(task.n))
 
 
 _FAULTS: Final[Mapping[str, Method]] = MappingProxyType(

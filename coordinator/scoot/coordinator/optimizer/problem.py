@@ -1,0 +1,26 @@
+"""From a study to what an optimizer is asked. Pure."""
+
+from __future__ import annotations
+
+from scoot.coordinator.objective.metric import directions_of
+from scoot.coordinator.optimizer.base import Ask, Problem, Task
+from scoot.coordinator.space.study_space import space_of
+from scoot.wire.spec import StudySpec
+
+
+def problem_of(spec: StudySpec) -> Problem:
+    """What a study wants optimised.
+
+    Raises:
+        UserError: its space or its objectives are wrong.
+    """
+    return Problem(space=space_of(spec), directions=directions_of(spec.objectives))
+
+
+def task_of(ask: Ask) -> Task:
+    """One call for a study, as its method sees it.
+
+    Raises:
+        UserError: as problem_of.
+    """
+    return Task(problem=problem_of(ask.spec), history=ask.history, n=ask.n, call=ask.call, seed=ask.seed)
