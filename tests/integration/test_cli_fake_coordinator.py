@@ -56,6 +56,7 @@ class FakeCoordinator(study_service_pb2_grpc.StudyServiceServicer):
         self.watch_from = 0
         self.hold = False
         self.reason = ""
+        self.results = '{"schema": 1}'
 
     async def PutBlob(  # noqa: N802 - gRPC's name
         self, request_iterator: AsyncIterator[agent_service_pb2.BlobChunk], context: Context
@@ -108,7 +109,7 @@ class FakeCoordinator(study_service_pb2_grpc.StudyServiceServicer):
     async def GetReport(  # noqa: N802 - gRPC's name
         self, request: study_service_pb2.GetReportRequest, context: Context
     ) -> study_service_pb2.Report:
-        return study_service_pb2.Report(json='{"schema": 1}', markdown="# chat\n", html="<p>chat</p>")
+        return study_service_pb2.Report(json=self.results, markdown="# chat\n", html="<p>chat</p>")
 
     async def ListAgents(  # noqa: N802 - gRPC's name
         self, request: study_service_pb2.ListAgentsRequest, context: Context
@@ -322,6 +323,21 @@ async def test_list_status_agents_and_cancel(fake: FakeCoordinator) -> None:
         assert "box    ACTIVE  2 s ago  1/1 cpu  mock 0.1.0, vllm no module named vllm  box.example" in agents
         code, out, _ = await call("cancel", "chat-1", "--reason", "enough", coordinator=address)
         assert (code, fake.reason, out) == (0, "enough", "chat-1 COMPLETED\n")
+
+
+async def test_why_reads_the_results_of_a_study_that_runs(fake: FakeCoordinator) -> None:
+    trial = {"number": 1, "kind": "SUGGESTED", "source": "scoot", "state": "RUNNING", "config": {"max_num_seqs": 9}}
+    results = {"study_id": "chat-1", "name": "chat", "objectives": [], "trials": [trial]}
+    trial["explanation"] = {"design": "EHVI", "expected_gain": 0.25}
+    fake.results = json.dumps(results)
+    async with served(fake) as address:
+        code, out, _ = await call("why", "chat-1", "1", coordinator=address)
+        assert code == 0
+        assert "trial 1 (scoot), RUNNING" in out
+        assert "chosen by       EHVI" in out
+        assert "expected gain   +25.0 %" in out
+        code, _, err = await call("why", "chat-1", "2", coordinator=address)
+        assert (code, "there is no trial 2" in err) == (2, True)
 
 
 async def test_results_and_report_write_files(fake: FakeCoordinator, tmp_path: Path) -> None:

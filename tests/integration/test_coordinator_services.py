@@ -51,8 +51,8 @@ async def test_a_study_from_submission_to_its_report(tmp_path: pathlib.Path) -> 
         assert detail.study.best_trial == 1
         assert [trial.source for trial in detail.trials] == [
             "default",
-            "sobol",
-            "sobol",
+            "auto",
+            "auto",
             "confirm-default",
             "confirm-best",
         ]

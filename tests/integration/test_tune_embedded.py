@@ -152,7 +152,7 @@ async def test_ctrl_c_cancels_and_a_second_one_kills(study: Path, tmp_path: Path
 async def test_a_dead_agent_is_told_and_the_study_goes_on_where_it_was(study: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     process = await start(tmp_path, str(study), "--data", str(run))
-    before = await read_until(process, "trial 1 (sobol) started")
+    before = await read_until(process, "trial 1 (auto) started")
     agent = next(pid for pid, line, _ in processes() if f"scoot.agent --config {run}" in line)
     os.kill(agent, signal.SIGKILL)
     code, out = await finish(process)

@@ -13,6 +13,7 @@ from collections import Counter
 import msgspec
 import pytest
 
+from scoot.coordinator.study import stopping
 from scoot.coordinator.study.draft import CoordinatorState, Delta
 from scoot.coordinator.study.effects import (
     AcknowledgeOutcome,
@@ -62,7 +63,7 @@ FAULTY_STEPS = 150
 QUIET_STEPS = 3000
 
 
-def spec(rng: random.Random) -> StudySpec:
+def spec(rng: random.Random, min_gain: float | None) -> StudySpec:
     return StudySpec(
         name="world",
         service=Service(engine="mock", model="m"),
@@ -72,7 +73,12 @@ def spec(rng: random.Random) -> StudySpec:
             Parameter(name="max_num_seqs", kind=ParameterKind.INT, low=1, high=rng.choice([2, 64])),
         ),
         objectives=(Objective(metric="ttft_mean"), Objective(metric="tpot_mean"))[: rng.choice([1, 2])],
-        budget=Budget(trials=rng.randint(1, 8), parallelism=rng.randint(1, 4), max_attempts=rng.randint(1, 6)),
+        budget=Budget(
+            trials=rng.randint(1, 8),
+            parallelism=rng.randint(1, 4),
+            max_attempts=rng.randint(1, 6),
+            min_gain=min_gain,
+        ),
         confirm=Confirm(arrival_orders=rng.choice([0, 3])),
         workload_facts=WorkloadFacts(sha256="0", requests=1, input_p50=1, input_max=1, output_p50=1, output_max=1),
     )
@@ -135,8 +141,10 @@ class Agent:
 class World:
     """A coordinator that commits, agents that answer, and a bag of effects on their way."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, min_gain: float | None = None) -> None:
         self.rng = random.Random(seed)
+        self.gains = random.Random(-seed)
+        self.min_gain = min_gain
         self.state = CoordinatorState()
         self.journal: list[bytes] = []
         self.bag: list[Effect] = []
@@ -195,7 +203,10 @@ class World:
             Suggested(
                 study_id=effect.study_id,
                 call=effect.call,
-                suggestions=tuple(SuggestedConfig(config=c, source="sim") for c in unique[: effect.n]),
+                suggestions=tuple(
+                    SuggestedConfig(config=c, source="sim", explanation={"expected_gain": self.gains.random()})
+                    for c in unique[: effect.n]
+                ),
             )
         )
 
@@ -320,10 +331,10 @@ def apply(state: CoordinatorState, delta: Delta) -> CoordinatorState:
     )
 
 
-def run_world(seed: int) -> World:
-    world = World(seed)
+def run_world(seed: int, min_gain: float | None = None) -> World:
+    world = World(seed, min_gain)
     for n in range(world.rng.randint(1, 3)):
-        submitted = StudySubmitted(study_id=f"s{n}", spec=spec(world.rng), idempotency_key=f"k{n}")
+        submitted = StudySubmitted(study_id=f"s{n}", spec=spec(world.rng, min_gain), idempotency_key=f"k{n}")
         world.feed(submitted)
         world.feed(submitted)
     for _ in range(FAULTY_STEPS):
@@ -345,6 +356,18 @@ def test_every_study_ends_and_nothing_is_lost_or_done_twice(seed: int) -> None:
     world = run_world(seed)
     check_ended(world)
     check_replay(world)
+
+
+def test_searches_that_end_before_their_budget_end_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stopping, "MIN_TRIALS", 2)  # the worlds' budgets are small
+    monkeypatch.setattr(stopping, "TRIALS_PER_PARAMETER", 1)
+    worlds = [run_world(seed, min_gain=0.8) for seed in range(SEEDS // 3)]
+    for world in worlds:
+        check_ended(world)
+        check_replay(world)
+    early = [study for world in worlds for study in world.state.studies.values() if study.enough]
+    assert {study.state for study in early} >= {StudyState.COMPLETED}
+    assert all("expected further gain" in study.message for study in early if not study.cancelling)
 
 
 def test_the_worlds_see_every_fault_and_every_end() -> None:
@@ -373,7 +396,7 @@ def check_ended(world: World) -> None:
             assert world.ran[study_id, trial.number] <= trial.attempts
             if trial.state is TrialState.SUCCEEDED:
                 assert len(trial.runs) == len(trial.run_seeds)
-        if study.state is StudyState.COMPLETED and not study.exhausted:
+        if study.state is StudyState.COMPLETED and not study.exhausted and not study.enough:
             assert len(searched) == study.spec.budget.trials
 
 

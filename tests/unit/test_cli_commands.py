@@ -79,6 +79,7 @@ def test_help_lists_every_command_and_exit_code() -> None:
         "cancel",
         "results",
         "report",
+        "why",
         "agents",
         "validate",
         "doctor",

@@ -62,6 +62,7 @@ OFFENCES = {
         ("benchmark/scoot/benchmark/offence.py", "import scoot.agent.config"),
         ("benchmark/scoot/benchmark/offence.py", "import scoot.simulator.shapes"),
         ("benchmark/scoot/simulator/offence.py", "import scoot.agent.config"),
+        ("benchmark/scoot/simulator/offence.py", "import scoot.experiments.scores"),
         ("proto/scoot/wire/offence.py", "import scoot.benchmark.plan"),
         ("proto/scoot/v1/offence.py", "import scoot.wire.limits"),
     ],

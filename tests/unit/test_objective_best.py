@@ -15,7 +15,7 @@ from scoot.coordinator.objective.metric import (
     objective_values,
 )
 from scoot.wire.errors import UserError
-from scoot.wire.measurement import Distribution, Metrics
+from scoot.wire.measurement import Distribution, Goodput, Metrics
 from scoot.wire.spec import Objective
 
 MIN, MAX = Direction.MINIMISE, Direction.MAXIMISE
@@ -45,6 +45,7 @@ METRICS_OF_A_WINDOW = Metrics(
     output_tokens=900,
     input_tokens=1800,
     merged_share=0.0,
+    goodput=Goodput(name="", sent=45, attained=36, share=0.8, rate=4.0),
 )
 
 
@@ -53,15 +54,18 @@ def objectives(*names: str) -> tuple[Objective, ...]:
 
 
 def test_the_table_is_complete_and_reads_the_right_field() -> None:
-    assert len(METRICS) == 2 + 4 * 5
+    assert len(METRICS) == 4 + 4 * 5
     expected = {"request_throughput": 4.5, "output_token_throughput": 450.0}
     offsets = {"mean": 0.0, "p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
     for base, latency in enumerate(("ttft", "tpot", "itl", "e2e"), 1):
         expected |= {f"{latency}_{name}": 100 * base + offset for name, offset in offsets.items()}
+    expected |= {"goodput": 4.0, "goodput_share": 0.8}
     assert {name: metric.get(METRICS_OF_A_WINDOW) for name, metric in METRICS.items()} == expected
     assert {name for name, metric in METRICS.items() if metric.direction is MAX} == {
         "request_throughput",
         "output_token_throughput",
+        "goodput",
+        "goodput_share",
     }
     assert METRICS["ttft_p95"].unit == "ms"
 

@@ -55,6 +55,7 @@ def validate(study: Path, overrides: tuple[str, ...], as_json: bool) -> None:
                     {"metric": metric.name, "direction": metric.direction, "unit": metric.unit}
                     for metric in resolved.metrics
                 ],
+                "outcomes": resolved.outcomes,
             }
         )
         return
@@ -81,7 +82,8 @@ def summary(resolved: ResolvedStudy) -> list[str]:
     lines.append(f"space        {resolved.space_size.describe()}")
     lines += [f"             {_parameter(parameter)}" for parameter in spec.parameters]
     lines += [f"constraint   {text}" for text in spec.constraints]
-    lines += [f"objective    {metric.direction.value} {metric.name} [{metric.unit}]" for metric in resolved.metrics]
+    lines += [f"objective    {metric.direction.value} {metric.heading}" for metric in resolved.metrics]
+    lines += [f"outcome      {outcome}" for outcome in resolved.outcomes]
     for name in ("budget", "confirm", "optimizer", "limits"):
         lines.append(f"{name:<12} {_rest(getattr(spec, name)).removeprefix(', ')}")
     return lines
@@ -106,4 +108,5 @@ def _parameter(parameter: Parameter) -> str:
     extra = f" step {parameter.step}" if parameter.step else ""
     extra += f" {parameter.scale.value}" if parameter.scale.value != "linear" else ""
     default = "the engine's own" if parameter.default is None else scalar(parameter.default)
-    return f"{parameter.name}: {parameter.kind.value} {values}{extra}, default {default}"
+    when = "" if parameter.when is None else f", when {parameter.when}"
+    return f"{parameter.name}: {parameter.kind.value} {values}{extra}, default {default}{when}"

@@ -119,7 +119,7 @@ def screen(view: Progress, *, rows: int) -> RenderableType:
         table.add_column(column, no_wrap=True)
     names = [figure.metric for figure in view.rows[0].figures] if view.rows else []
     for metric in names:
-        table.add_column(Text(f"{metric.name} [{metric.unit}]"), justify="right", no_wrap=True)
+        table.add_column(Text(metric.heading), justify="right", no_wrap=True)
     table.add_column("differs from the default in", overflow="ellipsis", no_wrap=True)
     for row in view.rows[-rows:]:
         table.add_row(*_cells(row))

@@ -14,6 +14,7 @@ from scoot.cli.exits import MEANING, ChildDiedError, CoordinatorUnreachableError
 from scoot.cli.host_commands import agents, validate
 from scoot.cli.study_commands import cancel, list_studies, report, results, status, submit, watch
 from scoot.cli.tune_command import tune_command
+from scoot.cli.why_command import why_command
 from scoot.wire.errors import ScootError, UserError
 
 _EPILOG = "\b\nExit codes:\n" + "\n".join(f"  {code.value:>3}  {text}" for code, text in MEANING.items())
@@ -80,6 +81,7 @@ for _command in (
     cancel,
     results,
     report,
+    why_command,
     agents,
     validate,
     doctor,

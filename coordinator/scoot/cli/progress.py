@@ -8,7 +8,17 @@ from statistics import fmean, median
 import msgspec
 
 from scoot.cli.text import number, one_line, percent, scalar
-from scoot.cli.validators import Direction, Lead, Metric, lead_of, metrics_of, objective_values
+from scoot.cli.validators import (
+    Direction,
+    Lead,
+    Metric,
+    lead_of,
+    metrics_of,
+    objective_values,
+    outcomes_of,
+    violation,
+    worst_figures,
+)
 from scoot.simulator.serving.target import pretence
 from scoot.wire.spec import Config
 from scoot.wire.states import StudyState, TrialKind, TrialState
@@ -39,7 +49,7 @@ class Figure(_Row, frozen=True, kw_only=True):
         if self.value is None:
             return f"{self.metric.name} -"
         change = "" if self.change is None else f" ({percent(self.change)})"
-        return f"{self.metric.name} {number(self.value)} {self.metric.unit}{change}"
+        return f"{self.metric.name} {self.metric.quantity(number(self.value))}{change}"
 
 
 class TrialRow(_Row, frozen=True, kw_only=True):
@@ -75,7 +85,7 @@ class Progress(_Row, frozen=True, kw_only=True):
         agents: names of those that run one of its trials.
         elapsed_s: since submission.
         eta_s: to the end, from the mean trial so far; None before one has finished, and after the end.
-        waiting: why nothing can be placed, or why the study ended.
+        waiting: why nothing can be placed, or why the study or its search ended.
     """
 
     study_id: str
@@ -112,7 +122,7 @@ def progress(detail: StudyDetail, now_s: float) -> Progress:
         eta_s=eta_s(detail, now_s),
         rows=rows,
         best=next((row for row in rows if row.is_best), None),
-        waiting=study.message if study.state.is_terminal else study.waiting,
+        waiting=study.message if study.state.is_terminal else study.waiting or study.message,
     )
 
 
@@ -120,6 +130,7 @@ def title(detail: StudyDetail) -> str:
     """One line: name, engine, model, objectives, budget."""
     spec = detail.study.spec
     goals = ", ".join(f"{metric.direction.value} {metric.name}" for metric in metrics_of(spec.objectives))
+    goals += "".join(f", {outcome}" for outcome in outcomes_of(spec.outcomes))
     return (
         f"{spec.name}: {spec.service.engine} with {spec.service.model}, {goals}, "
         f"{spec.budget.trials} trials, parallelism {spec.budget.parallelism}"
@@ -220,7 +231,8 @@ def eta_s(detail: StudyDetail, now_s: float) -> float | None:
     orders = spec.confirm.arrival_orders
     load = spec.workload
     confirmation_s = mean_s + (orders - 1) * (load.warm_up_s + load.duration_s + load.cool_down_s)
-    left = max(0, spec.budget.trials - sum(trial.state.is_terminal for trial in search)) * mean_s
+    searching = detail.study.state is StudyState.SEARCHING  # a search may end before its budget does
+    left = max(0, spec.budget.trials - sum(trial.state.is_terminal for trial in search)) * mean_s if searching else 0.0
     finished = sum(t.state.is_terminal for t in detail.trials if t.kind is TrialKind.CONFIRMATION)
     left += max(0, (2 if orders else 0) - finished) * confirmation_s
     begun = [now_s - t.started_at_s for t in detail.trials if t.state is TrialState.RUNNING and t.started_at_s]
@@ -239,7 +251,8 @@ def events(before: StudyDetail | None, after: StudyDetail) -> tuple[str, ...]:
     news = state is not (before.study.state if before else StudyState.SEARCHING)
     if news and state is StudyState.CONFIRMING:
         orders = after.study.spec.confirm.arrival_orders
-        lines.append(f"confirming the best and the default under {orders} arrival orders")
+        why = f", the search is over: {one_line(after.study.message)}" if after.study.message else ""
+        lines.append(f"confirming the best and the default under {orders} arrival orders{why}")
     for trial in after.trials:
         previous = old.get(trial.number)
         if previous is not None and (previous.state, previous.attempts) == (trial.state, trial.attempts):
@@ -306,7 +319,7 @@ def _findings(detail: StudyDetail) -> tuple[str, ...]:
         )
         lines += [f"  {figure}" for figure in figures(detail, confirmed or best)]
     promised = _confirmed(detail, "confirm-default") if lead is Lead.LOST or confirmed is None else confirmed
-    return (*lines, *_promise(detail, promised))
+    return (*lines, *_promise(detail, promised), *_limits(detail, promised or best))
 
 
 def _confirmed(detail: StudyDetail, source: str) -> Trial | None:
@@ -322,7 +335,14 @@ def _lead(detail: StudyDetail) -> Lead | None:
     ours, theirs = values_of(metrics, detail, best), values_of(metrics, detail, default)
     if not all(ours) or not all(theirs):
         return None
-    return lead_of([metric.direction for metric in metrics], [*map(median, ours)], [*map(median, theirs)])
+    outcomes = outcomes_of(detail.study.spec.outcomes)
+    beyond = [violation(outcomes, _worst_figures(detail, trial)) for trial in (best, default)]
+    return lead_of(
+        [metric.direction for metric in metrics],
+        [*map(median, ours)],
+        [*map(median, theirs)],
+        violations=(beyond[0], beyond[1]),
+    )
 
 
 def _promise(detail: StudyDetail, confirmed: Trial | None) -> list[str]:
@@ -336,8 +356,23 @@ def _promise(detail: StudyDetail, confirmed: Trial | None) -> list[str]:
         bound = worst(metric, own)
         if bound is not None:
             sign = "<=" if metric.direction is Direction.MINIMISE else ">="
-            lines.append(f"  {metric.name} {sign} {number(bound)} {metric.unit} (median {number(median(own))})")
+            lines.append(f"  {metric.name} {sign} {metric.quantity(number(bound))} (median {number(median(own))})")
     return lines
+
+
+def _limits(detail: StudyDetail, trial: Trial) -> list[str]:
+    """Whether a configuration keeps the study's outcomes, in the worst of its runs."""
+    outcomes = outcomes_of(detail.study.spec.outcomes)
+    lines = [f"Limits, trial {trial.number}:"] if outcomes else []
+    for outcome, figure in zip(outcomes, _worst_figures(detail, trial), strict=True):
+        kept = "not measured" if figure is None else "not kept" if outcome.excess(figure) else "kept"
+        lines.append(f"  {outcome}: {number(figure)}, {kept}" if figure is not None else f"  {outcome}: {kept}")
+    return lines
+
+
+def _worst_figures(detail: StudyDetail, trial: Trial) -> tuple[float | None, ...]:
+    windows = [run.metrics for run in trial.runs if run.validity.valid]
+    return worst_figures(outcomes_of(detail.study.spec.outcomes), windows)
 
 
 def _may_not_promise(detail: StudyDetail) -> bool:

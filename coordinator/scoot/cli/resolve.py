@@ -11,7 +11,7 @@ from scoot.benchmark.trace_file import read_trace
 from scoot.benchmark.trace_row import TraceRow
 from scoot.benchmark.workload import profile_rows, resolve
 from scoot.cli.files import read_text
-from scoot.cli.validators import Metric, SpaceSize, check_method, metrics_of, space_of
+from scoot.cli.validators import Metric, Outcome, SpaceSize, check_method, goal_of, space_of
 from scoot.wire import limits
 from scoot.wire.errors import UserError
 from scoot.wire.spec import StudySpec
@@ -28,12 +28,14 @@ class ResolvedStudy(msgspec.Struct, frozen=True, kw_only=True):
         spec: with `workload_facts`.
         blob: the workload's normalised requests.
         metrics: of the objectives, in order.
+        outcomes: limits to be kept.
         space_size: how many configurations satisfy the known constraints.
     """
 
     spec: StudySpec
     blob: bytes
     metrics: tuple[Metric, ...]
+    outcomes: tuple[Outcome, ...]
     space_size: SpaceSize
 
 
@@ -51,7 +53,7 @@ def resolve_study(path: Path, overrides: Sequence[str] = ()) -> ResolvedStudy:
     spec = _with_paths(spec, path.resolve().parent)
     try:
         check_study(spec)
-        metrics = metrics_of(spec.objectives)
+        goal = goal_of(spec)
         check_method(spec.optimizer.method)
         space = space_of(spec)
         rows = profile_rows(spec.workload) if spec.workload.trace is None else _trace_rows(spec)
@@ -64,7 +66,8 @@ def resolve_study(path: Path, overrides: Sequence[str] = ()) -> ResolvedStudy:
     return ResolvedStudy(
         spec=msgspec.structs.replace(spec, workload_facts=resolved.facts),
         blob=resolved.blob,
-        metrics=metrics,
+        metrics=goal.metrics,
+        outcomes=goal.outcomes,
         space_size=space.size(),
     )
 

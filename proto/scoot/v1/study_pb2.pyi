@@ -181,6 +181,7 @@ class Parameter(_message.Message):
     SCALE_FIELD_NUMBER: _builtins.int
     CHOICES_FIELD_NUMBER: _builtins.int
     DEFAULT_FIELD_NUMBER: _builtins.int
+    WHEN_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The engine's own name in snake case."""
     type: Global___ParameterKind.ValueType
@@ -190,6 +191,8 @@ class Parameter(_message.Message):
     step: _builtins.int
     """Values of an int are multiples of it."""
     scale: Global___Scale.ValueType
+    when: _builtins.str
+    """Expression over other parameters; where it does not hold the parameter is in no configuration. Unset: always."""
     @_builtins.property
     def choices(self) -> _containers.RepeatedCompositeFieldContainer[Global___Scalar]:
         """Values of an enumeration, in order."""
@@ -209,10 +212,11 @@ class Parameter(_message.Message):
         scale: Global___Scale.ValueType = ...,
         choices: _abc.Iterable[Global___Scalar] | None = ...,
         default: Global___Scalar | None = ...,
+        when: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_default", b"_default", "_high", b"_high", "_low", b"_low", "_step", b"_step", "default", b"default", "high", b"high", "low", b"low", "step", b"step"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_default", b"_default", "_high", b"_high", "_low", b"_low", "_step", b"_step", "_when", b"_when", "default", b"default", "high", b"high", "low", b"low", "step", b"step", "when", b"when"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_default", b"_default", "_high", b"_high", "_low", b"_low", "_step", b"_step", "choices", b"choices", "default", b"default", "high", b"high", "low", b"low", "name", b"name", "scale", b"scale", "step", b"step", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_default", b"_default", "_high", b"_high", "_low", b"_low", "_step", b"_step", "_when", b"_when", "choices", b"choices", "default", b"default", "high", b"high", "low", b"low", "name", b"name", "scale", b"scale", "step", b"step", "type", b"type", "when", b"when"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__default: _TypeAlias = _typing.Literal["default"]  # noqa: Y015
     _WhichOneofArgType__default: _TypeAlias = _typing.Literal["_default", b"_default"]  # noqa: Y015
@@ -222,6 +226,8 @@ class Parameter(_message.Message):
     _WhichOneofArgType__low: _TypeAlias = _typing.Literal["_low", b"_low"]  # noqa: Y015
     _WhichOneofReturnType__step: _TypeAlias = _typing.Literal["step"]  # noqa: Y015
     _WhichOneofArgType__step: _TypeAlias = _typing.Literal["_step", b"_step"]  # noqa: Y015
+    _WhichOneofReturnType__when: _TypeAlias = _typing.Literal["when"]  # noqa: Y015
+    _WhichOneofArgType__when: _TypeAlias = _typing.Literal["_when", b"_when"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__default) -> _WhichOneofReturnType__default | None: ...
     @_typing.overload
@@ -230,6 +236,8 @@ class Parameter(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__low) -> _WhichOneofReturnType__low | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__step) -> _WhichOneofReturnType__step | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__when) -> _WhichOneofReturnType__when | None: ...
 
 Global___Parameter: _TypeAlias = Parameter  # noqa: Y015
 
@@ -559,6 +567,7 @@ class Budget(_message.Message):
     PARALLELISM_FIELD_NUMBER: _builtins.int
     MAX_ATTEMPTS_FIELD_NUMBER: _builtins.int
     ASK_DEADLINE_S_FIELD_NUMBER: _builtins.int
+    MIN_GAIN_FIELD_NUMBER: _builtins.int
     trials: _builtins.int
     parallelism: _builtins.int
     """Trials in flight at once."""
@@ -566,6 +575,8 @@ class Budget(_message.Message):
     """Executions of one trial before it counts as failed."""
     ask_deadline_s: _builtins.float
     """The optimizer's deadline, seconds."""
+    min_gain: _builtins.float
+    """The search ends early when the expected further gain is under it, 0..1; unset or 0: it does not."""
     def __init__(
         self,
         *,
@@ -573,12 +584,15 @@ class Budget(_message.Message):
         parallelism: _builtins.int = ...,
         max_attempts: _builtins.int = ...,
         ask_deadline_s: _builtins.float = ...,
+        min_gain: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_min_gain", b"_min_gain", "min_gain", b"min_gain"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ask_deadline_s", b"ask_deadline_s", "max_attempts", b"max_attempts", "parallelism", b"parallelism", "trials", b"trials"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_gain", b"_min_gain", "ask_deadline_s", b"ask_deadline_s", "max_attempts", b"max_attempts", "min_gain", b"min_gain", "parallelism", b"parallelism", "trials", b"trials"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__min_gain: _TypeAlias = _typing.Literal["min_gain"]  # noqa: Y015
+    _WhichOneofArgType__min_gain: _TypeAlias = _typing.Literal["_min_gain", b"_min_gain"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_gain) -> _WhichOneofReturnType__min_gain | None: ...
 
 Global___Budget: _TypeAlias = Budget  # noqa: Y015
 
@@ -749,6 +763,7 @@ class StudySpec(_message.Message):
     OPTIMIZER_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
     WORKLOAD_FACTS_FIELD_NUMBER: _builtins.int
+    OUTCOMES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     schema: _builtins.int
     """Version of this schema."""
@@ -774,6 +789,10 @@ class StudySpec(_message.Message):
     def limits(self) -> Global___Limits: ...
     @_builtins.property
     def workload_facts(self) -> Global___WorkloadFacts: ...
+    @_builtins.property
+    def outcomes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Limits on metrics that a configuration has to keep, "ttft_p95 <= 2000"."""
+
     def __init__(
         self,
         *,
@@ -789,10 +808,11 @@ class StudySpec(_message.Message):
         optimizer: Global___Optimizer | None = ...,
         limits: Global___Limits | None = ...,
         workload_facts: Global___WorkloadFacts | None = ...,
+        outcomes: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_workload_facts", b"_workload_facts", "budget", b"budget", "confirm", b"confirm", "limits", b"limits", "optimizer", b"optimizer", "service", b"service", "workload", b"workload", "workload_facts", b"workload_facts"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_workload_facts", b"_workload_facts", "budget", b"budget", "confirm", b"confirm", "constraints", b"constraints", "limits", b"limits", "name", b"name", "objectives", b"objectives", "optimizer", b"optimizer", "parameters", b"parameters", "schema", b"schema", "service", b"service", "workload", b"workload", "workload_facts", b"workload_facts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_workload_facts", b"_workload_facts", "budget", b"budget", "confirm", b"confirm", "constraints", b"constraints", "limits", b"limits", "name", b"name", "objectives", b"objectives", "optimizer", b"optimizer", "outcomes", b"outcomes", "parameters", b"parameters", "schema", b"schema", "service", b"service", "workload", b"workload", "workload_facts", b"workload_facts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__workload_facts: _TypeAlias = _typing.Literal["workload_facts"]  # noqa: Y015
     _WhichOneofArgType__workload_facts: _TypeAlias = _typing.Literal["_workload_facts", b"_workload_facts"]  # noqa: Y015
@@ -825,7 +845,7 @@ class Study(_message.Message):
     waiting: _builtins.str
     """Why nothing can be placed now, "" if something can."""
     message: _builtins.str
-    """Why the study failed or was cancelled."""
+    """Why the study failed or was cancelled, or why its search ended before the budget did."""
     trials_finished: _builtins.int
     """Trials by state: finished ones of the budget, and running ones."""
     trials_running: _builtins.int

@@ -52,6 +52,8 @@ class Parameter(_Spec, frozen=True, kw_only=True):
         scale: see Scale.
         choices: values of an enumeration, in order; of an int too, when only some values make sense.
         default: the value of trial 0. Left out, the flag is not passed and the engine's own default is used.
+        when: an expression over other parameters and facts, as constraints are. Where it does not hold the parameter
+            is inactive: it is in no configuration and its flag is not passed. None: always active.
     """
 
     name: str
@@ -62,6 +64,7 @@ class Parameter(_Spec, frozen=True, kw_only=True):
     scale: Scale = Scale.LINEAR
     choices: tuple[Scalar, ...] = ()
     default: Scalar | None = None
+    when: str | None = None
 
 
 class Service(_Spec, frozen=True, kw_only=True):
@@ -197,12 +200,15 @@ class Budget(_Spec, frozen=True, kw_only=True):
         parallelism: trials in flight at once.
         max_attempts: executions of one trial before HOST and HARNESS trouble makes it FAILED.
         ask_deadline_s: the optimizer answers within it or Sobol points are used instead.
+        min_gain: the search ends early once the optimizer expects less further gain than this, relative to the best so
+            far (0.02 is 2 %). None and 0: it does not. Optimizers that say nothing of it never end a search early.
     """
 
     trials: int = 30
     parallelism: int = 1
     max_attempts: int = 3
     ask_deadline_s: float = 60.0
+    min_gain: float | None = None
 
 
 class Confirm(_Spec, frozen=True, kw_only=True):
@@ -214,7 +220,7 @@ class Confirm(_Spec, frozen=True, kw_only=True):
 class Optimizer(_Spec, frozen=True, kw_only=True):
     """Which optimizer suggests, and its seed."""
 
-    method: str = "sobol"
+    method: str = "auto"
     seed: int = 0
 
 
@@ -268,7 +274,10 @@ class WorkloadFacts(_Spec, frozen=True, kw_only=True):
 
 
 class StudySpec(_Spec, frozen=True, kw_only=True):
-    """A whole study. `workload_facts` is set exactly when the workload has been resolved."""
+    """A whole study. `workload_facts` is set exactly when the workload has been resolved.
+
+    `outcomes` are limits that a configuration has to keep whatever it gains, "ttft_p95 <= 2000", in the metric's unit.
+    """
 
     name: str
     service: Service
@@ -277,6 +286,7 @@ class StudySpec(_Spec, frozen=True, kw_only=True):
     objectives: tuple[Objective, ...]
     schema: int = SPEC_SCHEMA
     constraints: tuple[str, ...] = ()
+    outcomes: tuple[str, ...] = ()
     budget: Budget = Budget()
     confirm: Confirm = Confirm()
     optimizer: Optimizer = Optimizer()

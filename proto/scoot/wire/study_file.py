@@ -80,6 +80,7 @@ RANGES: Final[Mapping[str, Range]] = types.MappingProxyType(
         "budget.parallelism": Range(1, limits.PARALLELISM),
         "budget.max_attempts": Range(1, 100),
         "budget.ask_deadline_s": Range(0, _HOUR_S, above=True),
+        "budget.min_gain": Range(0, 1),
         "confirm.arrival_orders": Range(0, 20),
         "optimizer.seed": _SEED,
         "limits.start_timeout_s": Range(0, _DAY_S, above=True),
@@ -171,6 +172,7 @@ def check_study(spec: StudySpec) -> None:
     _check_objectives(spec)
     _check_parameters(spec)
     _at_most(spec.constraints, limits.CONSTRAINTS, "constraints")
+    _at_most(spec.outcomes, limits.OUTCOMES, "outcomes")
     if not spec.optimizer.method:
         raise UserError("is empty", key="optimizer.method", hint='write "sobol", or leave it out')
 

@@ -25,7 +25,7 @@ class Study(_View, frozen=True, kw_only=True):
     Attributes:
         ended_at_s: 0 while it runs.
         waiting: why nothing can be placed now, "" if something can.
-        message: why it failed or was cancelled.
+        message: why it failed or was cancelled, or why its search ended before the budget did.
         trials_finished, trials_running: of the budget.
         best_trial: number of the best trial so far.
     """

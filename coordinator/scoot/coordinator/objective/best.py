@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Final
 
 import numpy as np
 
@@ -10,13 +12,18 @@ from scoot.coordinator.objective.hypervolume import single_point_hypervolume
 from scoot.coordinator.objective.metric import Direction
 from scoot.coordinator.objective.pareto import FloatArray, minimise, pareto_front
 
+NONE: Final[Mapping[int, float]] = MappingProxyType({})
+
 
 def best_trial(
     values: Sequence[tuple[int, tuple[float, ...]]],
     reference: tuple[float, ...] | None,
     directions: Sequence[Direction],
+    violations: Mapping[int, float] = NONE,
 ) -> int | None:
     """The number of the best trial, None if there is no trial with values.
+
+    It is chosen among the trials that keep every outcome; where none does, among those that violate them least.
 
     With one objective it is the best value. With more it is the point of the front with the largest single-point
     hypervolume against `reference`, the default configuration's result (SCOOT section 5), among those that are worse
@@ -28,10 +35,13 @@ def best_trial(
         values: (trial number, one finite value per objective) of every succeeded trial, in the metrics' own senses.
         reference: the default's values, or None.
         directions: one per objective.
+        violations: how far a trial is beyond its outcomes (objective.outcome.violation), by number; 0 where it is not
+            named.
     """
     if not values:
         return None
-    ordered = sorted(values)
+    contenders = contending([number for number, _ in values], violations)
+    ordered = sorted((number, point) for number, point in values if number in contenders)
     numbers = [number for number, _ in ordered]
     points = minimise([point for _, point in ordered], directions)
     if len(directions) == 1:
@@ -44,6 +54,12 @@ def best_trial(
         if volumes:
             return numbers[int(safe[int(np.argmax(volumes))])]
     return numbers[int(front[_compromise(points[front])])]
+
+
+def contending(numbers: Sequence[int], violations: Mapping[int, float]) -> frozenset[int]:
+    """The trials that keep every outcome; where none does, those that violate them least."""
+    least = min((violations.get(number, 0.0) for number in numbers), default=0.0)
+    return frozenset(number for number in numbers if violations.get(number, 0.0) <= least)
 
 
 def _compromise(front: FloatArray) -> int:

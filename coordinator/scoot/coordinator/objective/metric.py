@@ -30,14 +30,28 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         name: as in a study file.
         direction: which way is better.
-        unit: "ms", "1/s" or "tokens/s".
+        unit: "ms", "1/s", "tokens/s", or "" for a share.
         get: its value in a window's metrics; None where it is undefined.
+        error: standard error of that value, at least 0; None where it is not known. It is that of independent requests:
+            requests that queue behind each other are not, so the value varies more than it says.
+        largest: no value is above it; None if there is no such bound.
     """
 
     name: str
     direction: Direction
     unit: str
     get: Callable[[Metrics], float | None]
+    error: Callable[[Metrics], float | None] = lambda _metrics: None
+    largest: float | None = None
+
+    @property
+    def heading(self) -> str:
+        """Name and unit: "ttft_mean [ms]"."""
+        return f"{self.name} [{self.unit}]" if self.unit else self.name
+
+    def quantity(self, number: str) -> str:
+        """A number's text with the unit."""
+        return f"{number} {self.unit}" if self.unit else number
 
 
 _Latency = Literal["ttft_ms", "tpot_ms", "itl_ms", "e2e_ms"]
@@ -50,8 +64,39 @@ def _latency(field: _Latency, statistic: str) -> Metric:
         distribution: Distribution | None = getattr(metrics, field)
         return None if distribution is None else float(getattr(distribution, statistic))
 
+    def error(metrics: Metrics) -> float | None:
+        distribution: Distribution | None = getattr(metrics, field)
+        if statistic != "mean" or distribution is None or distribution.std <= 0 or distribution.n < 1:
+            return None  # 0 is unknown: see Distribution
+        return distribution.std / math.sqrt(distribution.n)
+
     name = f"{field.removesuffix('_ms')}_{statistic}"
-    return Metric(name=name, direction=Direction.MINIMISE, unit="ms", get=get)
+    return Metric(name=name, direction=Direction.MINIMISE, unit="ms", get=get, error=error)
+
+
+def _goodput_share(metrics: Metrics) -> float | None:
+    """A window without requests has no share."""
+    return None if metrics.goodput is None or not metrics.goodput.sent else metrics.goodput.share
+
+
+def _goodput_rate(metrics: Metrics) -> float | None:
+    return None if metrics.goodput is None else metrics.goodput.rate
+
+
+def _goodput_share_error(metrics: Metrics) -> float | None:
+    """Of a binomial share, one good and one bad request added, so that it is not 0 where all are alike."""
+    if metrics.goodput is None or not metrics.goodput.sent:
+        return None
+    share = (metrics.goodput.attained + 1) / (metrics.goodput.sent + 2)
+    return math.sqrt(share * (1 - share) / metrics.goodput.sent)
+
+
+def _goodput_rate_error(metrics: Metrics) -> float | None:
+    """The share's, times the rate that a share of 1 would be."""
+    error = _goodput_share_error(metrics)
+    if error is None or metrics.goodput is None or metrics.duration_s <= 0:
+        return None
+    return error * metrics.goodput.sent / metrics.duration_s
 
 
 def _table() -> dict[str, Metric]:
@@ -68,6 +113,15 @@ def _table() -> dict[str, Metric]:
             unit="tokens/s",
             get=lambda metrics: metrics.output_token_throughput,
         ),
+        Metric(name="goodput", direction=Direction.MAXIMISE, unit="1/s", get=_goodput_rate, error=_goodput_rate_error),
+        Metric(
+            name="goodput_share",
+            direction=Direction.MAXIMISE,
+            unit="",
+            get=_goodput_share,
+            error=_goodput_share_error,
+            largest=1.0,
+        ),
         *(_latency(field, statistic) for field in _LATENCIES for statistic in _STATISTICS),
     ]
     return {metric.name: metric for metric in metrics}
@@ -81,6 +135,8 @@ _OTHER_NAMES: Final = MappingProxyType(
         "throughput": "request_throughput",
         "token_throughput": "output_token_throughput",
         "tokens_per_second": "output_token_throughput",
+        "goodput_rate": "goodput",
+        "slo_attainment": "goodput_share",
         "ttft": "ttft_mean",
         "tpot": "tpot_mean",
         "itl": "itl_mean",
@@ -151,3 +207,14 @@ def objective_values(objectives: Sequence[Objective], metrics: Metrics) -> tuple
             return None
         values.append(float(value))
     return tuple(values)
+
+
+def objective_errors(objectives: Sequence[Objective], metrics: Metrics) -> tuple[float, ...] | None:
+    """Standard errors of `objective_values`, in the same units; None if any is not known (see Metric.error).
+
+    Raises:
+        UserError: as `metrics_of`.
+    """
+    errors = [metric.error(metrics) for metric in metrics_of(objectives)]
+    known = [error for error in errors if error is not None and math.isfinite(error)]
+    return tuple(known) if len(known) == len(errors) else None

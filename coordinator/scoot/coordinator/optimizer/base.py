@@ -7,23 +7,28 @@ coordinator, or of the worker process, changes no suggestion.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import msgspec
 
 from scoot.coordinator.objective.metric import Direction
+from scoot.coordinator.objective.outcome import Outcome as Outcome  # noqa: PLC0414 - part of what a method is asked
 from scoot.coordinator.space.space import Space
-from scoot.wire.errors import LocalProtocolError
+from scoot.wire.errors import LocalProtocolError, ScootError, UserError
 from scoot.wire.spec import Config, StudySpec
+
+UNNUMBERED: Final = -1
+"""Number of an observation that a user made; Optimizer gives it its own."""
 
 
 class Observation(msgspec.Struct, frozen=True, kw_only=True):
-    """A trial as the optimizer sees it.
+    """A trial as the optimizer sees it; or, told to an Optimizer, what was measured: `Observation(values=(41.2,))`.
 
     Attributes:
-        number: the trial's number; 0 is the default configuration.
-        config: its configuration; parameters may be absent from the default's.
+        number: the trial's number; 0 is the default configuration. Left out by users.
+        config: its configuration; parameters may be absent from the default's. Users give it in a history only.
         values: one finite figure per objective, in the metric's own unit and sense (milliseconds, 1/s), or None while
             there is none.
         infeasible: a failure blamed on the configuration; `values` is None then.
@@ -34,10 +39,11 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
 
     Raises:
         LocalProtocolError: a figure is NaN or infinite, or values, infeasible and pending contradict each other.
+        UserError: the same of an observation without a number, or figures that are no numbers.
     """
 
-    number: int
-    config: Config
+    number: int = UNNUMBERED
+    config: Config = {}
     values: tuple[float, ...] | None = None
     infeasible: bool = False
     pending: bool = False
@@ -48,40 +54,45 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         for what in ("values", "outcomes", "noise"):
             figures = getattr(self, what)
-            if figures is not None and not all(map(math.isfinite, figures)):
-                raise LocalProtocolError(f"observation {self.number}: {what} {figures} are not all finite")
+            if figures is None:
+                continue
+            if type(figures) is not tuple:  # a user's list or array; what comes off the wire is a tuple
+                figures = _tuple(what, figures)
+                msgspec.structs.force_setattr(self, what, figures)
+            if not all(map(math.isfinite, figures)):
+                raise self._wrong(f"{what} {figures} are not all finite")
         if (self.values is not None) + self.infeasible + self.pending > 1:
-            raise LocalProtocolError(
-                f"observation {self.number}: at most one of values, infeasible and pending can be set"
-            )
+            raise self._wrong("at most one of values, infeasible and pending can be set")
+
+    def _wrong(self, how: str) -> ScootError:
+        """A bug of ours if we have numbered it, else a user's mistake."""
+        if self.number == UNNUMBERED:
+            return UserError(how, key="observation")
+        return LocalProtocolError(f"observation {self.number}: {how}")
+
+
+def _tuple(what: str, figures: Any) -> tuple[float, ...]:  # noqa: ANN401 - what a user wrote instead of a tuple
+    """A number, or anything that iterates over numbers, as a tuple of floats."""
+    if isinstance(figures, Mapping | str):
+        raise UserError(f"{what} is a tuple of numbers", key="observation", hint="figures by name go to tell() itself")
+    try:
+        return tuple(map(float, figures)) if isinstance(figures, Iterable) else (float(figures),)
+    except (TypeError, ValueError):
+        raise UserError(f"{what} is a tuple of numbers, not {figures!r}", key="observation") from None
 
 
 class Suggestion(msgspec.Struct, frozen=True, kw_only=True):
     """A configuration to try.
 
     Attributes:
-        config: a value for every parameter of the space; satisfies the known constraints.
-        source: what proposed it, "sobol".
+        config: a value for every active parameter of the space; satisfies the known constraints.
+        source: what proposed it: "default", "sobol", ...
         explanation: why, free-form and JSON-able, for display.
     """
 
     config: Config
     source: str
     explanation: dict[str, Any] = {}
-
-
-class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """A figure that has to keep within a limit, whatever the objectives gain.
-
-    Attributes:
-        name: its metric.
-        direction: MINIMISE: at most `limit`. MAXIMISE: at least.
-        limit: in the metric's own unit.
-    """
-
-    name: str
-    direction: Direction
-    limit: float
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from scoot.coordinator.objective.metric import directions_of
+from scoot.coordinator.objective.goal import goal_of
 from scoot.coordinator.optimizer.base import Ask, Problem, Task
 from scoot.coordinator.space.study_space import space_of
 from scoot.wire.spec import StudySpec
@@ -12,9 +12,14 @@ def problem_of(spec: StudySpec) -> Problem:
     """What a study wants optimised.
 
     Raises:
-        UserError: its space or its objectives are wrong.
+        UserError: its space, its objectives or its outcomes are wrong.
     """
-    return Problem(space=space_of(spec), directions=directions_of(spec.objectives))
+    goal = goal_of(spec)
+    return Problem(
+        space=space_of(spec),
+        directions=tuple(metric.direction for metric in goal.metrics),
+        outcomes=goal.outcomes,
+    )
 
 
 def task_of(ask: Ask) -> Task:

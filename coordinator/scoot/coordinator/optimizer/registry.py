@@ -11,8 +11,20 @@ from typing import Final, cast
 from scoot.coordinator.optimizer.base import Method
 from scoot.wire.errors import UserError
 
-METHODS: Final = MappingProxyType({"sobol": "scoot.coordinator.optimizer.sobol:suggest"})
+METHODS: Final = MappingProxyType(
+    {
+        "auto": "scoot.coordinator.optimizer.auto.method:suggest",
+        "ga": "scoot.coordinator.optimizer.baselines.genetic:suggest",
+        "rd": "scoot.coordinator.optimizer.baselines.sampling:suggest",
+        "scoot": "scoot.coordinator.optimizer.scoot.method:suggest",
+        "sobol": "scoot.coordinator.optimizer.sobol:suggest",
+        "vbo": "scoot.coordinator.optimizer.baselines.vanilla:suggest",
+    }
+)
 """Name in a study file -> "module:function" of its Method."""
+
+DEFAULT_METHOD: Final = "auto"
+"""The method of an Optimizer that is not told any; of studies, scoot.wire.spec.Optimizer says the same."""
 
 
 def check_method(name: str, known: Collection[str] = METHODS.keys()) -> None:

@@ -43,8 +43,8 @@ def suggest(task: Task) -> tuple[Suggestion, ...]:
     for config, explanation in _candidates(space, task, len(seen)):
         if len(found) == min(task.n, left):
             break
-        key = tuple(config.values())  # decoded, so in the space's own order and types
-        if key not in seen:
+        key = space.key(config)
+        if key is not None and key not in seen:
             seen.add(key)
             found.append(Suggestion(config=config, source=SOURCE, explanation=explanation))
     return tuple(found)
@@ -61,7 +61,7 @@ def _left(space: Space, seen: set[Key]) -> float:
     size = space.size()
     if not size.exact or size.continuous:
         return math.inf
-    known = [dict(zip(space.names, key, strict=True)) for key in seen]
+    known = [space.config_of(key) for key in seen]
     return size.count - int(space.feasible(known).sum())
 
 

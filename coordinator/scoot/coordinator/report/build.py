@@ -8,9 +8,11 @@ from statistics import median
 import msgspec
 import numpy as np
 
+from scoot.coordinator.objective.best import contending
 from scoot.coordinator.objective.confirmation import Lead, lead_of
 from scoot.coordinator.objective.hypervolume import single_point_hypervolume
 from scoot.coordinator.objective.metric import Direction, objective_values
+from scoot.coordinator.objective.outcome import Outcome, outcome_figures, outcomes_of, violation, worst_figures
 from scoot.coordinator.objective.pareto import minimise, pareto_front
 from scoot.coordinator.report.caveats import find_caveats
 from scoot.coordinator.report.command import tuned_flags
@@ -24,6 +26,7 @@ from scoot.coordinator.report.results import (
     Improvement,
     ObjectiveInfo,
     OrderValues,
+    OutcomeOrders,
     PairedRatio,
     Promise,
     Results,
@@ -33,7 +36,7 @@ from scoot.coordinator.report.results import (
     TrialCounts,
     TrialResult,
 )
-from scoot.coordinator.report.text import objective_info
+from scoot.coordinator.report.text import objective_info, outcome_info
 from scoot.coordinator.study.history import best_of
 from scoot.coordinator.study.state import StudyRecord, TrialRecord
 from scoot.wire.reasons import blame_of
@@ -53,10 +56,11 @@ def build_results(study: StudyRecord, trials: Sequence[TrialRecord], *, scoot_ve
     records = sorted(trials, key=lambda trial: trial.number)
     redactor = Redactor(study.spec)
     objectives = tuple(objective_info(objective.metric) for objective in study.spec.objectives)
+    outcomes = outcomes_of(study.spec.outcomes)
     summaries = {record.number: _trial(study, record, redactor) for record in records}
     default = next((trial.values for trial in summaries.values() if trial.kind is TrialKind.DEFAULT), None)
     best_number = best_of(study, records)
-    slo = _slo(study, summaries, objectives)
+    slo = _slo(study, summaries, objectives, outcomes)
     partial = Results(
         schema=RESULTS_SCHEMA,
         scoot_version=scoot_version,
@@ -83,9 +87,10 @@ def build_results(study: StudyRecord, trials: Sequence[TrialRecord], *, scoot_ve
         trials=tuple(summaries.values()),
         default=default,
         best=None if best_number is None else _best(summaries[best_number], default, objectives, redactor.spec()),
-        front=_front(summaries, objectives, best_number),
+        front=_front(summaries, objectives, outcomes, best_number),
         slo=slo,
         caveats=(),
+        outcomes=tuple(map(outcome_info, outcomes)),
     )
     return msgspec.structs.replace(partial, caveats=find_caveats(partial, redacted=redactor.names))
 
@@ -103,7 +108,9 @@ def _trial(study: StudyRecord, record: TrialRecord, redactor: Redactor) -> Trial
         for run in record.runs
     )
     believed = [run.values for run in runs if run.validity.valid and run.values is not None]
-    succeeded = record.state is TrialState.SUCCEEDED and believed
+    succeeded = record.state is TrialState.SUCCEEDED and bool(believed)
+    outcomes = outcomes_of(study.spec.outcomes) if succeeded else ()
+    figures = worst_figures(outcomes, [run.metrics for run in runs if run.validity.valid and run.values is not None])
     return TrialResult(
         number=record.number,
         kind=record.kind,
@@ -118,6 +125,8 @@ def _trial(study: StudyRecord, record: TrialRecord, redactor: Redactor) -> Trial
         message=redactor.text(record.message),
         log_tail=redactor.text(record.log_tail),
         values=tuple(median(column) for column in zip(*believed, strict=True)) if succeeded else None,
+        outcomes=figures,
+        kept=violation(outcomes, figures) == 0 if outcomes else None,
         run_seeds=record.run_seeds,
         runs=runs,
         phases=record.phases,
@@ -172,6 +181,7 @@ def _best(
             )
             for objective, before, after in zip(objectives, default or (), trial.values, strict=False)
         ),
+        kept=trial.kept,
     )
 
 
@@ -184,7 +194,10 @@ def improvement_percent(default: float, best: float, direction: Direction) -> fl
 
 
 def _front(
-    trials: Mapping[int, TrialResult], objectives: Sequence[ObjectiveInfo], chosen: int | None
+    trials: Mapping[int, TrialResult],
+    objectives: Sequence[ObjectiveInfo],
+    outcomes: Sequence[Outcome],
+    chosen: int | None,
 ) -> tuple[FrontMember, ...]:
     if len(objectives) == 1:
         return ()
@@ -194,8 +207,12 @@ def _front(
         for trial in trials.values()
         if trial.kind is not TrialKind.CONFIRMATION and trial.values is not None
     ]
-    points = minimise([values for _, values in known], directions)
     default = next((values for number, values in known if number == 0), None)
+    beyond = {number: violation(outcomes, trials[number].outcomes) for number, _ in known}
+    if 0.0 in beyond.values():
+        contenders = contending([*beyond], beyond)
+        known = [(number, values) for number, values in known if number in contenders]
+    points = minimise([values for _, values in known], directions)
     corner = None if default is None else minimise(default, directions)
     rows = np.flatnonzero(pareto_front(points)).tolist()
     return tuple(
@@ -209,7 +226,12 @@ def _front(
     )
 
 
-def _slo(study: StudyRecord, trials: Mapping[int, TrialResult], objectives: Sequence[ObjectiveInfo]) -> Slo | None:
+def _slo(
+    study: StudyRecord,
+    trials: Mapping[int, TrialResult],
+    objectives: Sequence[ObjectiveInfo],
+    outcomes: Sequence[Outcome],
+) -> Slo | None:
     """The confirmation, as far as it can be believed; None while the best is not confirmed."""
     confirmations = {trial.source: trial for trial in trials.values() if trial.kind is TrialKind.CONFIRMATION}
     default_trial = confirmations.get("confirm-default")
@@ -228,6 +250,10 @@ def _slo(study: StudyRecord, trials: Mapping[int, TrialResult], objectives: Sequ
             [objective.direction for objective in objectives],
             [values.median for values in best.objectives],
             [values.median for values in default.objectives],
+            violations=(
+                violation(outcomes, trials[best.trial].outcomes),
+                violation(outcomes, trials[default.trial].outcomes),
+            ),
         )
     recommended = default if default is not None and lead is Lead.LOST else best
     return Slo(
@@ -251,6 +277,27 @@ def _slo(study: StudyRecord, trials: Mapping[int, TrialResult], objectives: Sequ
         )
         if default is not None and compared
         else (),
+        outcomes=_orders(trials[recommended.trial], seeds, outcomes),
+    )
+
+
+def _orders(trial: TrialResult, seeds: Sequence[int], outcomes: Sequence[Outcome]) -> tuple[OutcomeOrders, ...]:
+    """What the outcomes limit, over the arrival orders."""
+    by_seed = {
+        run.seed: outcome_figures(outcomes, run.metrics)
+        for run in trial.runs
+        if run.validity.valid and run.values is not None
+    }
+    return tuple(
+        OutcomeOrders(
+            metric=outcome.name,
+            limit=outcome.limit,
+            direction=outcome.direction,
+            per_order=tuple(by_seed[seed][place] if seed in by_seed else None for seed in seeds),
+            worst=worst,
+            kept=violation([outcome], [worst]) == 0,
+        )
+        for place, (outcome, worst) in enumerate(zip(outcomes, trial.outcomes, strict=True))
     )
 
 

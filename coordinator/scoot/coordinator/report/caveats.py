@@ -7,7 +7,7 @@ from typing import Final
 
 from scoot.coordinator.report.command import scalar_text
 from scoot.coordinator.report.results import Caveat, Results, TrialResult
-from scoot.coordinator.report.text import numbers, percent
+from scoot.coordinator.report.text import limit_text, numbers, percent, quantity
 from scoot.simulator.serving.target import pretence
 from scoot.wire.spec import Limits
 from scoot.wire.states import StudyState, TrialKind, TrialState
@@ -47,6 +47,7 @@ def find_caveats(results: Results, *, redacted: Sequence[str] = ()) -> tuple[Cav
         *_about_the_engine(results),
         *_about_the_answer(results),
         *_about_the_confirmation(results),
+        *_about_the_limits(results),
         *_about_the_workload(results),
         *_about_measurements(results),
         *_about_trials(results),
@@ -130,7 +131,14 @@ def _about_the_answer(results: Results) -> Iterator[Caveat]:
     if best is None:
         return
     several = len(results.objectives) > 1
-    if best.trial == 0:
+    if best.kept is False:
+        yield Caveat(
+            code="outcomes-not-kept",
+            text=f"No trial kept every limit ({'; '.join(map(limit_text, results.outcomes))}): trial {best.trial} "
+            "is the one that exceeds them least.",
+            trial=best.trial,
+        )
+    elif best.trial == 0:
         how = (
             " without losing on another objective; the front shows what can be traded" if len(results.front) > 1 else ""
         )
@@ -188,6 +196,18 @@ def _about_the_confirmation(results: Results) -> Iterator[Caveat]:
                 text=f"Under at least one arrival order the best is worse than the default on "
                 f"{labels[paired.metric]} ({percent(100 * (paired.worst - 1))}).",
                 trial=slo.best.trial,
+            )
+
+
+def _about_the_limits(results: Results) -> Iterator[Caveat]:
+    """Outcomes that the recommended configuration did not keep in the worst order of the confirmation."""
+    for info, orders in zip(results.outcomes, results.slo.outcomes if results.slo is not None else (), strict=False):
+        if not orders.kept:
+            worst = None if orders.worst is None else quantity(orders.worst, info.unit)
+            yield Caveat(
+                code="outcome-not-confirmed",
+                text=f"{limit_text(info)} is not kept: measured again it "
+                + ("had no figure." if worst is None else f"was {worst} in the worst arrival order."),
             )
 
 

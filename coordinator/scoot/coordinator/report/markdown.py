@@ -107,17 +107,28 @@ def _confirmation(results: Results, summary: Summary) -> list[str]:
     if slo.paired:
         header += ["default, per order", "best / default"]
         rows = [[*cells, row.default, row.ratio] for cells, row in zip(rows, summary.slo, strict=True)]
-    return ["## SLO", "", plain(summary.confirmation), "", *_table(header, rows)]
+    limits = [[plain(row.limit), row.verdict, plain(row.worst), row.per_order] for row in summary.limits]
+    return [
+        "## SLO",
+        "",
+        plain(summary.confirmation),
+        "",
+        *_table(header, rows),
+        *(_table(["limit", "", "worst", "per arrival order"], limits) if limits else []),
+    ]
 
 
 def _trials(summary: Summary) -> list[str]:
-    header = ["trial", "outcome", *map(plain, summary.objectives), *map(code, summary.parameters)]
+    limited = any(row.limits for row in summary.trials)
+    header = ["trial", "outcome", *map(plain, summary.objectives), *(["limits"] if limited else [])]
+    header += map(code, summary.parameters)
     header += ["reason", "root cause", "took", "attempts", "source"]
     rows = [
         [
             f"{row.number} **{row.mark}**" if row.mark else str(row.number),
             row.state,
             *row.values,
+            *([plain(row.limits)] if limited else []),
             *map(plain, row.parameters),
             plain(row.reason),
             code(row.cause),

@@ -15,7 +15,7 @@ import msgspec
 from scoot.coordinator.objective.metric import Direction
 from scoot.coordinator.report.command import config_text
 from scoot.coordinator.report.results import ObjectiveInfo, Results, TrialResult
-from scoot.coordinator.report.text import numbers, quantity
+from scoot.coordinator.report.text import heading, numbers, quantity
 from scoot.wire.states import TrialKind
 
 WIDTH: Final = 720
@@ -172,7 +172,7 @@ def make_chart(results: Results) -> Chart | None:
 
 def _axis_label(objective: ObjectiveInfo) -> str:
     better = "lower" if objective.direction is Direction.MINIMISE else "higher"
-    return f"{objective.label} ({objective.unit}), {better} is better"
+    return f"{heading(objective)}, {better} is better"
 
 
 def _kind(results: Results, trial: TrialResult, front: set[int]) -> MarkKind:
@@ -270,6 +270,7 @@ def _convergence_chart(results: Results, search: Sequence[TrialResult]) -> Chart
     best: list[tuple[float, float]] = []
     better: Callable[[float, float], float] = min if objective.direction is Direction.MINIMISE else max
     so_far: float | None = None
+    keeping = [trial for trial in ended if trial.values is not None and trial.kept is not False]
     for trial in ended:
         at = x(float(trial.number))
         if trial.values is None:
@@ -278,7 +279,8 @@ def _convergence_chart(results: Results, search: Sequence[TrialResult]) -> Chart
             marks.append(Mark(x=at, y=float(bottom - 8), kind=MarkKind.INFEASIBLE, title=title))
         else:
             value = trial.values[0]
-            so_far = value if so_far is None else better(so_far, value)
+            if trial in keeping or not keeping:  # what breaks a limit leads nothing that keeps it
+                so_far = value if so_far is None else better(so_far, value)
             marks.append(Mark(x=at, y=y(value), kind=_kind(results, trial, set()), title=_mark_title(results, trial)))
         if so_far is not None:
             best.append((at, y(so_far)))
@@ -288,11 +290,11 @@ def _convergence_chart(results: Results, search: Sequence[TrialResult]) -> Chart
         legend.append(
             LegendEntry(kind="default-line", text=f"default ({quantity(results.default[0], objective.unit)})")
         )
-    shown = results.best.trial if results.best is not None else 0
+    shown, has = (results.best.trial, results.best.values[0]) if results.best is not None else (0, so_far)
     return Chart(
         title=f"{objective.label} by trial",
         description=f"{len(ended)} trials have ended; the best, trial {shown}, has "
-        f"{quantity(so_far, objective.unit)}. Trials without a result are crosses at the lower edge.",
+        f"{quantity(has, objective.unit)}. Trials without a result are crosses at the lower edge.",
         width=WIDTH,
         height=HEIGHT,
         left=_LEFT,

@@ -35,6 +35,16 @@ class ObjectiveInfo(_Value, frozen=True, kw_only=True):
     direction: Direction
 
 
+class OutcomeInfo(_Value, frozen=True, kw_only=True):
+    """A limit that a configuration has to keep: at most `limit` where `direction` is minimise, else at least."""
+
+    metric: str
+    label: str
+    unit: str
+    direction: Direction
+    limit: float
+
+
 class EngineInfo(_Value, frozen=True, kw_only=True):
     """The engine's adapter name, and every version its agents reported, in order of first appearance."""
 
@@ -75,6 +85,9 @@ class TrialResult(_Value, frozen=True, kw_only=True):
         message: the root-cause line.
         log_tail: last lines of the engine's log, for trials that did not succeed.
         values: of a succeeded trial, one per objective: the median over its valid runs (the value, with one run).
+        outcomes: where there are values, one per outcome of the study: the worst over its valid runs; null where it is
+            undefined.
+        kept: whether every outcome is kept in all of them; null where there are no outcomes, or no values.
         run_seeds: one stress test per seed.
         attempts: executions begun.
         phases: seconds per phase of the attempt that decided the trial, in order of entry.
@@ -95,6 +108,8 @@ class TrialResult(_Value, frozen=True, kw_only=True):
     message: str = ""
     log_tail: str = ""
     values: tuple[float, ...] | None = None
+    outcomes: tuple[float | None, ...] = ()
+    kept: bool | None = None
     run_seeds: tuple[int, ...] = ()
     runs: tuple[RunSummary, ...] = ()
     phases: tuple[PhaseTime, ...] = ()
@@ -144,6 +159,8 @@ class Best(_Value, frozen=True, kw_only=True):
         command: the engine's whole argument list.
         env: environment variables it ran with.
         improvement: one per objective, in their order; empty where the default has no values.
+        kept: whether it kept every outcome of the study in the search; null where there are none. When no trial did, it
+            is the one that violates them least.
     """
 
     trial: int
@@ -154,10 +171,13 @@ class Best(_Value, frozen=True, kw_only=True):
     command: tuple[str, ...]
     env: dict[str, str]
     improvement: tuple[Improvement, ...]
+    kept: bool | None = None
 
 
 class FrontMember(_Value, frozen=True, kw_only=True):
     """A trial that no other trial dominates; in order of the first objective, best first.
+
+    Where some trials keep every outcome of the study, those that do not are left aside.
 
     Attributes:
         hypervolume: of the box between it and the default's values, in the product of the units; 0 where it does not
@@ -218,6 +238,23 @@ class Promise(_Value, frozen=True, kw_only=True):
     orders: int
 
 
+class OutcomeOrders(_Value, frozen=True, kw_only=True):
+    """One outcome of one configuration over the arrival orders.
+
+    Attributes:
+        per_order: in order of `Slo.seeds`; null where that order was not measured, is not believed, or has no figure.
+        worst: over the orders that are there; null if none is.
+        kept: whether the limit is kept in the worst order; false where nothing is known.
+    """
+
+    metric: str
+    limit: float
+    direction: Direction
+    per_order: tuple[float | None, ...]
+    worst: float | None
+    kept: bool
+
+
 class Slo(_Value, frozen=True, kw_only=True):
     """What can be promised, and how it was found.
 
@@ -230,6 +267,7 @@ class Slo(_Value, frozen=True, kw_only=True):
         best, default: the confirmed configurations; `default` is null where it was not measured. When nothing beat
             the default they are the same.
         paired: one per objective; empty without a default to compare with, or when it is the best itself.
+        outcomes: one per outcome of the study, of the configuration that is recommended.
     """
 
     orders: int
@@ -239,6 +277,7 @@ class Slo(_Value, frozen=True, kw_only=True):
     best: Confirmed
     default: Confirmed | None
     paired: tuple[PairedRatio, ...]
+    outcomes: tuple[OutcomeOrders, ...] = ()
 
 
 class Caveat(_Value, frozen=True, kw_only=True):
@@ -257,12 +296,13 @@ class Results(_Value, frozen=True, kw_only=True):
         scoot_version: of the coordinator that wrote this.
         generated_at_s: when it did.
         final: the study is over; otherwise this is its state so far.
-        message: why the study failed or was cancelled, or what it waits for.
+        message: why the study failed or was cancelled, why its search ended early, or what it waits for.
         spec: the study as resolved. Values of secret-looking variables and options are replaced by "***".
         default: values of trial 0; null if it has none.
         best: null while no trial has succeeded.
         front: members of the Pareto front; empty with one objective.
         slo: null while nothing is confirmed.
+        outcomes: limits that a configuration has to keep.
     """
 
     schema: int
@@ -286,6 +326,7 @@ class Results(_Value, frozen=True, kw_only=True):
     front: tuple[FrontMember, ...]
     slo: Slo | None
     caveats: tuple[Caveat, ...]
+    outcomes: tuple[OutcomeInfo, ...] = ()
 
 
 def encode_results(results: Results) -> bytes:

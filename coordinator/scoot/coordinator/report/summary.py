@@ -8,9 +8,21 @@ import msgspec
 
 from scoot.coordinator.objective.confirmation import Lead
 from scoot.coordinator.objective.metric import Direction
+from scoot.coordinator.objective.outcome import violation
 from scoot.coordinator.report.command import flat_line, scalar_text, shell_line
 from scoot.coordinator.report.results import Improvement, ObjectiveInfo, Results, TrialResult
-from scoot.coordinator.report.text import bound, moment, number, one_line, percent, quantity, seconds
+from scoot.coordinator.report.text import (
+    bound,
+    heading,
+    limit_text,
+    moment,
+    number,
+    one_line,
+    outcome_of,
+    percent,
+    quantity,
+    seconds,
+)
 from scoot.simulator.serving.target import pretence
 from scoot.wire.measurement import Goodput, Metrics
 from scoot.wire.spec import ArrivalProcess, Workload
@@ -39,12 +51,22 @@ class SloRow(_Value, frozen=True, kw_only=True):
     ratio: str
 
 
+class LimitRow(_Value, frozen=True, kw_only=True):
+    """One outcome of the study, as the recommended configuration keeps it in the worst arrival order."""
+
+    limit: str
+    verdict: str
+    worst: str
+    per_order: str
+
+
 class TrialRow(_Value, frozen=True, kw_only=True):
     """One line of the table of trials.
 
     Attributes:
         mark: "best", "front", "default", "confirms N" or "".
         values: of the parameters, then of the objectives, in the order of the columns.
+        limits: "kept", or what is not; "" where the study limits nothing.
         reason: for those without success, with who is to blame.
         cause: the root-cause line.
         took: seconds of the deciding attempt, by phase in `phases`.
@@ -55,6 +77,7 @@ class TrialRow(_Value, frozen=True, kw_only=True):
     source: str
     parameters: tuple[str, ...]
     values: tuple[str, ...]
+    limits: str
     state: str
     reason: str
     cause: str
@@ -87,6 +110,7 @@ class Summary(_Value, frozen=True, kw_only=True):
     gains: tuple[str, ...]
     gains_basis: str
     slo: tuple[SloRow, ...]
+    limits: tuple[LimitRow, ...]
     confirmation: str
     parameters: tuple[str, ...]
     objectives: tuple[str, ...]
@@ -111,9 +135,10 @@ def summarise(results: Results) -> Summary:
         gains=gains,
         gains_basis=basis,
         slo=_slo_rows(results),
+        limits=_limit_rows(results),
         confirmation=_confirmation(results),
         parameters=tuple(parameter.name for parameter in results.spec.parameters),
-        objectives=tuple(f"{objective.label} ({objective.unit})" for objective in results.objectives),
+        objectives=tuple(map(heading, results.objectives)),
         trials=tuple(_trial_row(results, trial) for trial in results.trials),
         service=_service_rows(results),
         workload=_workload_rows(results),
@@ -140,6 +165,8 @@ def _verdict(results: Results) -> str:
     lead = None if results.slo is None else results.slo.lead
     if best.trial == 0:
         what = "Keep the engine's default configuration: no trial is better"
+        if best.kept is False:
+            what = "Nothing keeps every limit, and the engine's default configuration comes closest"
     elif lead is Lead.LOST:
         what = (
             f"Keep the engine's default configuration: trial {best.trial} led the search, but not when measured again"
@@ -148,6 +175,8 @@ def _verdict(results: Results) -> str:
         what = f"Run the configuration of trial {best.trial} if its trade suits you: it wins on one objective only"
     else:
         what = f"Run the configuration of trial {best.trial}"
+        if best.kept is False:
+            what = f"Nothing keeps every limit, and the configuration of trial {best.trial} comes closest"
     return f"{what}." if results.final else f"{what} - so far; the study is not over."
 
 
@@ -242,7 +271,7 @@ def _slo_rows(results: Results) -> tuple[SloRow, ...]:
         default = slo.default.objectives[position] if slo.default is not None and slo.paired else None
         rows.append(
             SloRow(
-                label=f"{objective.label} ({objective.unit})",
+                label=heading(objective),
                 promise=bound(promised.worst, objective).removeprefix(f"{objective.label} "),
                 per_order=", ".join(number(value) for value in ours.per_order),
                 median=number(promised.median),
@@ -253,17 +282,47 @@ def _slo_rows(results: Results) -> tuple[SloRow, ...]:
     return tuple(rows)
 
 
+def _limit_rows(results: Results) -> tuple[LimitRow, ...]:
+    if results.slo is None:
+        return ()
+    return tuple(
+        LimitRow(
+            limit=limit_text(info),
+            verdict="kept" if orders.kept else "not kept" if orders.worst is not None else "not measured",
+            worst=quantity(orders.worst, info.unit),
+            per_order=", ".join(number(value) for value in orders.per_order),
+        )
+        for info, orders in zip(results.outcomes, results.slo.outcomes, strict=True)
+    )
+
+
+def _limits_text(results: Results, trial: TrialResult) -> str:
+    """What a trial makes of the limits."""
+    if trial.kept is None:
+        return "-" if results.outcomes else ""
+    broken = [
+        f"{info.label} {quantity(figure, info.unit)}"
+        for info, figure in zip(results.outcomes, trial.outcomes, strict=True)
+        if violation([outcome_of(info)], [figure])
+    ]
+    return f"not kept: {', '.join(broken)}" if broken else "kept"
+
+
 def _trial_row(results: Results, trial: TrialResult) -> TrialRow:
-    parameters = [parameter.name for parameter in results.spec.parameters]
+    inactive = _inactive(results, trial)
     reason = f"{trial.reason} (blame: {trial.blame})" if trial.reason is not None else ""
     return TrialRow(
         number=trial.number,
         mark=_mark(results, trial),
         source=trial.source,
-        parameters=tuple(_parameter_text(trial, name) for name in parameters),
+        parameters=tuple(
+            "-" if parameter.name in inactive else _parameter_text(trial, parameter.name)
+            for parameter in results.spec.parameters
+        ),
         values=tuple(number(value) for value in trial.values)
         if trial.values is not None
         else ("-",) * len(results.objectives),
+        limits=_limits_text(results, trial),
         state=trial.state.value,
         reason=reason,
         cause=one_line(trial.message),
@@ -271,6 +330,13 @@ def _trial_row(results: Results, trial: TrialResult) -> TrialRow:
         took=seconds(sum(phase.seconds for phase in trial.phases)) if trial.phases else "-",
         phases=", ".join(f"{phase.phase} {seconds(phase.seconds)}" for phase in trial.phases),
     )
+
+
+def _inactive(results: Results, trial: TrialResult) -> set[str]:
+    """Conditional parameters that a suggestion left out; the default leaves out others, too, and is not asked."""
+    if 0 in (trial.number, trial.confirms):
+        return set()
+    return {p.name for p in results.spec.parameters if p.when is not None and p.name not in trial.config}
 
 
 def _parameter_text(trial: TrialResult, name: str) -> str:
@@ -310,6 +376,8 @@ def _service_rows(results: Results) -> tuple[Row, ...]:
         rows.append(Row(name="environment", text=text))
     if results.spec.constraints:
         rows.append(Row(name="known constraints", text="; ".join(one_line(c) for c in results.spec.constraints)))
+    if results.outcomes:
+        rows.append(Row(name="limits", text="; ".join(map(limit_text, results.outcomes))))
     return tuple(rows)
 
 

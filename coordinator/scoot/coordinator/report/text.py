@@ -7,10 +7,16 @@ from datetime import UTC, datetime
 from typing import Final
 
 from scoot.coordinator.objective.metric import Direction, metric_of
-from scoot.coordinator.report.results import ObjectiveInfo
+from scoot.coordinator.objective.outcome import Outcome
+from scoot.coordinator.report.results import ObjectiveInfo, OutcomeInfo
 
 _SUBJECTS: Final = {"ttft": "TTFT", "tpot": "TPOT", "itl": "ITL", "e2e": "E2E latency"}
-_WHOLE_NAMES: Final = {"request_throughput": "request throughput", "output_token_throughput": "output token throughput"}
+_WHOLE_NAMES: Final = {
+    "request_throughput": "request throughput",
+    "output_token_throughput": "output token throughput",
+    "goodput": "goodput",
+    "goodput_share": "goodput share",
+}
 _UNITS: Final = {"1/s": "req/s"}
 _SMALL: Final = 10.0
 _MIDDLE: Final = 100.0
@@ -28,6 +34,30 @@ def objective_info(metric: str) -> ObjectiveInfo:
     subject, _, statistic = metric.partition("_")
     label = _WHOLE_NAMES.get(metric) or f"{_SUBJECTS.get(subject, subject)} {statistic}".strip()
     return ObjectiveInfo(metric=metric, label=label, unit=_UNITS.get(known.unit, known.unit), direction=known.direction)
+
+
+def outcome_info(outcome: Outcome) -> OutcomeInfo:
+    """Label, unit, direction and limit of an outcome."""
+    info = objective_info(outcome.name)
+    return OutcomeInfo(
+        metric=info.metric, label=info.label, unit=info.unit, direction=info.direction, limit=outcome.limit
+    )
+
+
+def outcome_of(info: OutcomeInfo) -> Outcome:
+    """The outcome that `info` describes."""
+    return Outcome(name=info.metric, direction=info.direction, limit=info.limit)
+
+
+def heading(info: ObjectiveInfo | OutcomeInfo) -> str:
+    """Label and unit: "TTFT mean (ms)"."""
+    return f"{info.label} ({info.unit})" if info.unit else info.label
+
+
+def limit_text(info: OutcomeInfo) -> str:
+    """An outcome as it was asked for: "TTFT p95 ≤ 2000 ms"."""
+    sign = "≤" if info.direction is Direction.MINIMISE else "≥"
+    return f"{info.label} {sign} {info.limit:,.12g} {info.unit}".strip()
 
 
 def _digits(size: float) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from scoot.coordinator.objective.metric import metrics_of
+from scoot.coordinator.objective.goal import goal_of
 from scoot.coordinator.optimizer.registry import check_method
 from scoot.coordinator.report.html import render_html
 from scoot.coordinator.report.markdown import render_markdown
@@ -155,7 +155,7 @@ def check_submission(spec: StudySpec) -> None:
     check_study(spec)
     if spec.workload_facts is None:
         raise UserError("the workload is not resolved", key="workload_facts", hint="submit with scootctl")
-    metrics_of(spec.objectives)
+    goal_of(spec)
     check_method(spec.optimizer.method)
     space_of(spec)
 

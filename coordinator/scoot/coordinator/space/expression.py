@@ -264,12 +264,14 @@ class Expression:
         text: as written.
         names: the parameters and facts it mentions.
         literals: the numbers it mentions, ascending; boundary values worth trying.
+        role: what it is, for errors: "a constraint".
     """
 
     text: str
     names: frozenset[str]
     literals: tuple[float, ...]
     _root: _Node
+    role: str = "a constraint"
 
     def evaluate(self, columns: Mapping[str, Column]) -> npt.NDArray[np.bool_]:
         """Whether each configuration satisfies it.
@@ -286,31 +288,34 @@ class Expression:
         """
         scope = _Scope(self.text, columns)
         with np.errstate(all="ignore"):
-            result = scope.need(self._root, _Kind.BOOLEAN, "a constraint")
+            result = scope.need(self._root, _Kind.BOOLEAN, self.role)
         return np.asarray(result, dtype=np.bool_)
 
 
-def parse(text: str, names: Collection[str], *, hints: Mapping[str, str] | None = None) -> Expression:
-    """Parse a constraint.
+def parse(
+    text: str, names: Collection[str], *, hints: Mapping[str, str] | None = None, role: str = "a constraint"
+) -> Expression:
+    """Parse a constraint, or another expression that is true or false.
 
     Args:
         text: at most limits.STRING_CHARS characters.
         names: the names it may mention.
         hints: what to tell about names that are not there but might be expected.
+        role: what it is, for errors.
 
     Raises:
         UserError: naming the column and the text there.
     """
     if len(text) > limits.STRING_CHARS:
         raise UserError(
-            f"a constraint has at most {limits.STRING_CHARS} characters, not {len(text)}",
+            f"{role} has at most {limits.STRING_CHARS} characters, not {len(text)}",
             hint="split it: all constraints of a study hold together",
         )
     if not text.strip():
-        raise UserError("a constraint is empty", hint="for example `max_num_batched_tokens >= max_num_seqs`")
+        raise UserError(f"{role} is empty", hint="for example `max_num_batched_tokens >= max_num_seqs`")
     parser = _Parser(text, names, hints or {})
     root = parser.whole()
-    return Expression(text, frozenset(parser.used), tuple(sorted(parser.numbers)), root)
+    return Expression(text, frozenset(parser.used), tuple(sorted(parser.numbers)), root, role)
 
 
 def _tokens(text: str) -> Iterator[_Token]:

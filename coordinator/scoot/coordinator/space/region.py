@@ -3,12 +3,15 @@
 Parameters that share a constraint, directly or through others, are in one region; a parameter that no constraint
 mentions is one by itself. The feasible space is the product of the regions' feasible sets, so that a space of 10**20
 configurations is often counted exactly by enumerating a few thousand.
+
+Where parameters are conditional, a constraint on them also mentions what their conditions do; so here every parameter
+has a value always, and scoot.coordinator.space.group counts what differs.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
@@ -17,6 +20,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from scoot.coordinator.space.condition import BoolArray, Columns, Condition
 from scoot.coordinator.space.encoding import Axis, FloatArray, GridAxis, IntArray
 from scoot.coordinator.space.expression import Column, Expression
 from scoot.wire.errors import UserError
@@ -36,17 +40,41 @@ _PAIRS: Final = 36
 _REPAIRS: Final = 16
 _KNOWN: Final = 4096
 _EXHAUSTIVE: Final = 3
+_TOLERANCE: Final = 1e-9
+_SHORT: Final = 8
+_TOGETHER: Final = 64
 
-BoolArray = npt.NDArray[np.bool_]
-Columns = Mapping[str, Column]
 
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Constraint:
-    """A known constraint and the key it is blamed by: "constraints[2]", or "service.devices" for a built-in one."""
+    """A known constraint.
+
+    Attributes:
+        key: what it is blamed by: "constraints[2]", or "service.devices" for a built-in one.
+        expression: what has to hold.
+        guards: all hold where every parameter it mentions is active; elsewhere it is not applied.
+    """
 
     key: str
     expression: Expression
+    guards: tuple[Expression, ...] = ()
+
+    @cached_property
+    def names(self) -> frozenset[str]:
+        """Parameters and facts that it depends on."""
+        return self.expression.names.union(*(guard.names for guard in self.guards))
+
+    @cached_property
+    def literals(self) -> frozenset[float]:
+        """The numbers that it mentions."""
+        return frozenset(self.expression.literals).union(*(guard.literals for guard in self.guards))
+
+    def holds(self, columns: Columns) -> BoolArray:
+        """Whether each configuration satisfies it. `columns`: (N,) or () values for every one of `names`."""
+        result = self.expression.evaluate(columns)
+        for guard in self.guards:
+            result = result | ~guard.evaluate(columns)
+        return result
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,11 +87,13 @@ class Region:
         axes: k of them.
         constraints: all that mention any of them; they mention no others.
         facts: columns of shape ().
+        conditions: of those axes that have one. Without constraints there are none.
     """
 
     axes: tuple[Axis, ...]
     constraints: tuple[Constraint, ...]
     facts: Columns
+    conditions: tuple[Condition, ...] = ()
 
     # -- points --------------------------------------------------------------------------------------------------------
 
@@ -75,7 +105,7 @@ class Region:
         """(N,): which configurations satisfy every constraint."""
         result = np.ones(size, dtype=np.bool_)
         for constraint in self.constraints:
-            result &= constraint.expression.evaluate({**self.facts, **columns})
+            result &= constraint.holds({**self.facts, **columns})
         return result
 
     def feasible(self, units: FloatArray) -> BoolArray:
@@ -88,8 +118,7 @@ class Region:
     def _own(self) -> tuple[tuple[Constraint, ...], ...]:
         """Per axis, the constraints that mention no other."""
         return tuple(
-            tuple(c for c in self.constraints if c.expression.names - self.facts.keys() == {axis.name})
-            for axis in self.axes
+            tuple(c for c in self.constraints if c.names - self.facts.keys() == {axis.name}) for axis in self.axes
         )
 
     @cached_property
@@ -106,7 +135,7 @@ class Region:
             index = np.arange(axis.count, dtype=np.int64)
             columns = {**self.facts, axis.name: axis.values(index)}
             for constraint in own:
-                index = index[np.broadcast_to(constraint.expression.evaluate(columns), index.shape)]
+                index = index[np.broadcast_to(constraint.holds(columns), index.shape)]
                 columns[axis.name] = axis.values(index)
             found.append(index)
         return tuple(found)
@@ -146,6 +175,10 @@ class Region:
         places = np.unravel_index(number, tuple(len(domain) for _, domain in grid))
         return np.stack([axis.units(domain[at]) for (axis, domain), at in zip(grid, places, strict=True)], axis=1)
 
+    def at_first(self, number: npt.NDArray[np.integer]) -> BoolArray:
+        """(N, k): where grid points have the first allowed value of an axis. Raises as `at`."""
+        return np.stack([place == 0 for place in np.unravel_index(number, self._shape)], axis=1)
+
     # -- sampling ------------------------------------------------------------------------------------------------------
 
     @cached_property
@@ -155,7 +188,7 @@ class Region:
         Grid values are drawn uniformly whatever their scale, so that share times grid size estimates the count. If the
         draw finds nothing, a search does: then the share is 0 and there is one point. (0, empty) if that fails too.
         """
-        units, allowed = self._draw(np.random.default_rng(0))
+        units, allowed = self.draw(np.random.default_rng(0), SAMPLES)
         good = self.feasible(units)
         if good.any():
             return allowed * float(good.mean()), units[good][:_KNOWN]
@@ -166,16 +199,19 @@ class Region:
                     return 0.0, found[None, :]
         return 0.0, units[:0]
 
-    def _draw(self, rng: np.random.Generator) -> tuple[FloatArray, float]:
-        """SAMPLES points over what each axis's own constraints allow, and the share of all values that this is."""
-        units = rng.random((SAMPLES, len(self.axes)))
+    def draw(self, rng: np.random.Generator, size: int) -> tuple[FloatArray, float]:
+        """Points over what each axis's own constraints allow, feasible or not, and the share of all values this is.
+
+        Grid values are drawn uniformly, whatever their scale.
+        """
+        units = rng.random((size, len(self.axes)))
         allowed = 1.0
         for place, (axis, domain) in enumerate(zip(self.axes, self._domains, strict=True)):
             if isinstance(axis, GridAxis):
                 if domain is None:
-                    index = rng.integers(axis.count, size=SAMPLES)
+                    index = rng.integers(axis.count, size=size)
                 else:
-                    index = rng.choice(domain, SAMPLES)
+                    index = rng.choice(domain, size)
                     allowed *= len(domain) / axis.count
                 units[:, place] = axis.units(index)
         return units, allowed
@@ -209,8 +245,9 @@ class Region:
     def project(self, units: FloatArray) -> FloatArray:
         """Each point if it is feasible, else a feasible one near it.
 
-        The nearest one (Euclidean, in the unit cube) for an enumerable region. Otherwise the nearest that differs in
-        one parameter, else in two, else the nearest known feasible point moved towards it one parameter at a time.
+        The nearest one (Euclidean, in the unit cube, coordinates of parameters that are inactive there left out) for an
+        enumerable region. Otherwise the nearest that differs in one parameter, else in two, else the nearest known
+        feasible point moved towards it one parameter at a time.
         """
         result = np.array(units, dtype=np.float64)
         for row in np.flatnonzero(~self.feasible(units)):
@@ -223,21 +260,110 @@ class Region:
             result[row] = self._approach(units[row]) if found is None else found
         return result
 
+    @cached_property
+    def _shape(self) -> tuple[int, ...]:
+        """Allowed values of each axis."""
+        return tuple(len(domain) for _, domain in self._enumerable())
+
+    @cached_property
+    def _feasible_grid(self) -> BoolArray:
+        """The whole grid, true where it is feasible."""
+        flat = np.zeros(math.prod(self._shape), dtype=np.bool_)
+        flat[self.points] = True
+        return flat.reshape(self._shape)
+
+    @cached_property
+    def _active_grids(self) -> dict[int, BoolArray]:
+        """For the place of each conditional axis the whole grid, true where it is active."""
+        if not self.conditions:
+            return {}
+        parts: list[list[BoolArray]] = [[] for _ in self.conditions]
+        for _, units in self._chunks():
+            columns = {**self.facts, **self.decode(units)}
+            for part, condition in zip(parts, self.conditions, strict=True):
+                part.append(condition.active(columns, len(units)))
+        places = {axis.name: place for place, axis in enumerate(self.axes)}
+        return {
+            places[condition.name]: np.concatenate(part).reshape(self._shape)
+            for part, condition in zip(parts, self.conditions, strict=True)
+        }
+
     def _nearest(self, point: FloatArray) -> FloatArray:
-        """The feasible grid point nearest to `point`."""
+        """The feasible grid point nearest to `point`; the answer is the same every time where several are.
+
+        A feasible point that differs from the nearest cell in one parameter or two bounds the distance. Then the short
+        axes' values are gone through from the nearest combination on, and for each only the box of the long axes is
+        looked at in which something nearer can lie.
+        """
         grid = self._enumerable()
-        shape = tuple(len(domain) for _, domain in grid)
         apart = [(axis.units(domain) - point[place]) ** 2 for place, (axis, domain) in enumerate(grid)]
-        best, least = 0, math.inf
-        for start in range(0, len(self.points), _CHUNK):
-            number = self.points[start : start + _CHUNK]
-            places = np.unravel_index(number, shape)
-            distance = np.sum([table[at] for table, at in zip(apart, places, strict=True)], axis=0)
-            first = int(np.argmin(distance))
-            if distance[first] < least:
-                best, least = int(number[first]), float(distance[first])
-        nearest: FloatArray = self.at(np.asarray([best]))[0]
-        return nearest
+        long, least = self._long, [float(apart[place].min()) for place in self._long]
+        least = [0.0 if place in self._active_grids else part for place, part in zip(long, least, strict=True)]
+        combined = sum(np.ix_(*(apart[place] for place in self._short)), np.zeros([1] * len(self._short)))
+        bound, nearest, found = self._bound(apart), np.zeros(len(grid), dtype=np.int64), math.inf
+        for number in np.argsort(combined, axis=None, kind="stable").tolist():
+            spent = float(combined.flat[number])
+            left = min(bound, found) + _TOLERANCE - spent
+            if sum(least) > left:
+                break
+            chosen = np.unravel_index(number, combined.shape)
+            box = [
+                np.flatnonzero(apart[place] + (sum(least) - part) <= left)
+                if place not in self._active_grids
+                else np.arange(len(apart[place]))
+                for place, part in zip(long, least, strict=True)
+            ]
+            where: list[IntArray] = [np.zeros(0, dtype=np.int64)] * len(grid)
+            for place, index in zip([*self._short, *long], [*(np.atleast_1d(at) for at in chosen), *box], strict=True):
+                where[place] = index
+            inside = np.ix_(*where)
+            distance = np.zeros([len(index) for index in where])
+            for place in long:
+                term = apart[place][inside[place]]
+                distance += term * self._active_grids[place][inside] if place in self._active_grids else term
+            distance[~self._feasible_grid[inside]] = np.inf
+            first = np.unravel_index(int(np.argmin(distance)), distance.shape)
+            if spent + distance[first] < found:
+                found = spent + float(distance[first])
+                nearest = np.array([index[at] for index, at in zip(where, first, strict=True)])
+        return np.array([axis.units(domain[[at]])[0] for (axis, domain), at in zip(grid, nearest, strict=True)])
+
+    @cached_property
+    def _short(self) -> tuple[int, ...]:
+        """Places of unconditional axes with few values, and few together."""
+        chosen: list[int] = []
+        together = 1
+        for count, place in sorted((count, place) for place, count in enumerate(self._shape)):
+            if place not in self._active_grids and count <= _SHORT and together * count <= _TOGETHER:
+                chosen.append(place)
+                together *= count
+        return tuple(sorted(chosen))
+
+    @cached_property
+    def _long(self) -> tuple[int, ...]:
+        """Places of all others."""
+        return tuple(place for place in range(len(self._shape)) if place not in self._short)
+
+    def _bound(self, apart: Sequence[FloatArray]) -> float:
+        """The square of a distance within which there is a feasible grid point; infinite if none is found at once.
+
+        Args:
+            apart: for each axis the squared distance of each of its values.
+        """
+        start = [int(np.argmin(table)) for table in apart]
+        here = sum(float(table[at]) for table, at in zip(apart, start, strict=True))
+        best = math.inf
+        for size in (1, 2):
+            for moved in combinations(range(len(apart)), size):
+                where = tuple(slice(None) if place in moved else at for place, at in enumerate(start))
+                feasible = self._feasible_grid[where]
+                rest = here - sum(float(apart[place][start[place]]) for place in moved)
+                tables = np.ix_(*(apart[place] for place in moved))
+                found = np.where(feasible, sum(tables, np.zeros(feasible.shape)), np.inf).min()
+                best = min(best, rest + float(found))
+            if best < math.inf:
+                break
+        return best
 
     def _repaired_one(self, point: FloatArray) -> FloatArray | None:
         """The nearest feasible point that differs from `point` in one parameter; None if none does."""
@@ -270,7 +396,7 @@ class Region:
             units = axis.units(spread if domain is None else domain[spread])
         else:
             units = np.linspace(0.0, 1.0, min(limit, _REAL_SCAN))
-        mentioned = {number for constraint in self.constraints for number in constraint.expression.literals}
+        mentioned = {number for constraint in self.constraints for number in constraint.literals}
         extra = [number for number in sorted(mentioned) if axis.canonical(_whole(number)) is not None]
         return np.concatenate([units, axis.encode(extra)]) if extra else units
 
@@ -313,12 +439,12 @@ class Region:
                 culprits = self.conflict(units for _, units in self._chunks())
                 raise _empty(self._with_own(culprits), self.axes, f"all {total:,} combinations")
         elif len(self.sampled[1]) == 0:
-            culprits = self.conflict([self._draw(np.random.default_rng(0))[0]])
+            culprits = self.conflict([self.draw(np.random.default_rng(0), SAMPLES)[0]])
             raise _empty(self._with_own(culprits), self.axes, f"all {SAMPLES:,} sampled combinations")
 
     def _with_own(self, culprits: Sequence[Constraint]) -> tuple[Constraint, ...]:
         """Add the constraints on single parameters that left so little for the culprits to exclude."""
-        names = frozenset[str]().union(*(constraint.expression.names for constraint in culprits))
+        names = frozenset[str]().union(*(constraint.names for constraint in culprits))
         own = [c for axis, cs in zip(self.axes, self._own, strict=True) if axis.name in names for c in cs]
         return tuple(c for c in self.constraints if c in culprits or c in own)
 
@@ -327,9 +453,7 @@ class Region:
         patterns: set[bytes] = set()
         for units in pieces:
             columns = {**self.facts, **self.decode(units)}
-            violated = np.stack(
-                [~np.broadcast_to(c.expression.evaluate(columns), len(units)) for c in self.constraints], axis=1
-            )
+            violated = np.stack([~np.broadcast_to(c.holds(columns), len(units)) for c in self.constraints], axis=1)
             patterns.update(row.tobytes() for row in np.unique(np.packbits(violated, axis=1), axis=0))
         rows = np.stack([np.frombuffer(pattern, dtype=np.uint8) for pattern in sorted(patterns)])
         table = np.unpackbits(rows, axis=1, count=len(self.constraints)).astype(np.bool_)
@@ -352,7 +476,7 @@ def _whole(number: float) -> int | float:
 
 
 def _empty(culprits: Sequence[Constraint], axes: Sequence[Axis], tried: str) -> UserError:
-    names = frozenset[str]().union(*(constraint.expression.names for constraint in culprits))
+    names = frozenset[str]().union(*(constraint.names for constraint in culprits))
     ranges = "; ".join(f"{axis.name}: {axis.describe()}" for axis in axes if axis.name in names)
     texts = " and ".join(f"`{constraint.expression.text}`" for constraint in culprits)
     rule = "this constraint excludes" if len(culprits) == 1 else "these constraints together exclude"
@@ -363,23 +487,32 @@ def _empty(culprits: Sequence[Constraint], axes: Sequence[Axis], tried: str) -> 
     )
 
 
-def regions_of(axes: Sequence[Axis], constraints: Sequence[Constraint], facts: Columns) -> tuple[Region, ...]:
-    """The regions of a space, in order of their first axis. Constraints must mention at least one axis each."""
-    owner = {axis.name: axis.name for axis in axes}
+def tied(names: Sequence[str], links: Iterable[Collection[str]]) -> list[frozenset[str]]:
+    """Names that share a link, directly or through others, put together; in order of the first of each."""
+    owner = {name: name for name in names}
 
     def root(name: str) -> str:
         while owner[name] != name:
             name = owner[name]
         return name
 
-    for constraint in constraints:
-        first, *others = sorted(constraint.expression.names & owner.keys())
-        for other in others:
-            owner[root(other)] = root(first)
-    members: dict[str, list[Axis]] = {}
-    for axis in axes:
-        members.setdefault(root(axis.name), []).append(axis)
-    tied: dict[str, list[Constraint]] = {name: [] for name in members}
-    for constraint in constraints:
-        tied[root(next(iter(constraint.expression.names & owner.keys())))].append(constraint)
-    return tuple(Region(tuple(group), tuple(tied[name]), facts) for name, group in members.items())
+    for link in links:
+        known = sorted(owner.keys() & link)
+        for other in known[1:]:
+            owner[root(other)] = root(known[0])
+    members: dict[str, set[str]] = {}
+    for name in names:
+        members.setdefault(root(name), set()).add(name)
+    return [frozenset(group) for group in members.values()]
+
+
+def regions_of(
+    axes: Sequence[Axis], constraints: Sequence[Constraint], facts: Columns, conditions: Sequence[Condition] = ()
+) -> tuple[Region, ...]:
+    """The regions of a space, in order of their first axis. Constraints must mention at least one axis each."""
+    found = []
+    for names in tied([axis.name for axis in axes], [constraint.names for constraint in constraints]):
+        own = tuple(constraint for constraint in constraints if constraint.names & names)
+        inside = tuple(condition for condition in conditions if own and condition.name in names)
+        found.append(Region(tuple(axis for axis in axes if axis.name in names), own, facts, inside))
+    return tuple(found)

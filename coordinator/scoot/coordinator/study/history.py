@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from scoot.coordinator.objective.best import best_trial
-from scoot.coordinator.objective.metric import directions_of, objective_values
+from scoot.coordinator.objective.metric import directions_of, objective_errors, objective_values
+from scoot.coordinator.objective.outcome import Outcome, outcome_figures, outcomes_of, violation
 from scoot.coordinator.optimizer.base import Observation
 from scoot.coordinator.study.state import StudyRecord, TrialRecord
 from scoot.wire.reasons import Blame, blame_of
+from scoot.wire.spec import Config
 from scoot.wire.states import TrialKind, TrialState
 
 
@@ -20,7 +22,14 @@ def trial_values(study: StudyRecord, trial: TrialRecord) -> tuple[float, ...] | 
 
 
 def observations(study: StudyRecord, trials: Iterable[TrialRecord]) -> tuple[Observation, ...]:
-    """The optimizer's history in order of trial number: confirmations left out, only CONFIG blame is infeasible."""
+    """The optimizer's history in order of trial number: confirmations left out, only CONFIG blame is infeasible.
+
+    Noise is what the latencies of the requests of the first run tell of it (objective.metric.Metric.error). What the
+    default leaves to the engine is filled in with what the engine made of it, as far as it told: so the optimizer knows
+    where the default lies, and does not propose it again.
+    """
+    tuned = {parameter.name for parameter in study.spec.parameters}
+    outcomes = outcomes_of(study.spec.outcomes)
     out = []
     for trial in trials:
         if trial.kind is TrialKind.CONFIRMATION:
@@ -28,21 +37,41 @@ def observations(study: StudyRecord, trials: Iterable[TrialRecord]) -> tuple[Obs
         infeasible = (
             trial.state is TrialState.INFEASIBLE and trial.reason is not None and blame_of(trial.reason) is Blame.CONFIG
         )
+        values = trial_values(study, trial)
         out.append(
             Observation(
                 number=trial.number,
-                config=trial.config,
-                values=trial_values(study, trial),
+                config=_config(trial, tuned),
+                values=values,
                 infeasible=infeasible,
                 pending=not trial.state.is_terminal,
+                reason=trial.reason.value if infeasible and trial.reason is not None else "",
+                outcomes=None if values is None else _figures(outcomes, trial),
+                noise=None if values is None else objective_errors(study.spec.objectives, trial.runs[0].metrics),
             )
         )
     return tuple(out)
 
 
+def _config(trial: TrialRecord, tuned: Collection[str]) -> Config:
+    if trial.kind is not TrialKind.DEFAULT:
+        return trial.config
+    told = {name: value for name, value in trial.effective_config.items() if name in tuned}
+    return {**told, **trial.config}
+
+
+def _figures(outcomes: tuple[Outcome, ...], trial: TrialRecord) -> tuple[float, ...] | None:
+    """What the outcomes limit, from the first run; None if there are none, or any is undefined."""
+    figures = outcome_figures(outcomes, trial.runs[0].metrics)
+    known = [figure for figure in figures if figure is not None]
+    return tuple(known) if known and len(known) == len(figures) else None
+
+
 def best_of(study: StudyRecord, trials: Iterable[TrialRecord]) -> int | None:
-    """Number of the best trial so far; two objectives: largest single-point hypervolume against the default."""
+    """Number of the best trial so far (objective.best), among those that keep the outcomes where any does."""
+    outcomes = outcomes_of(study.spec.outcomes)
     values: list[tuple[int, tuple[float, ...]]] = []
+    violations: dict[int, float] = {}
     reference: tuple[float, ...] | None = None
     for trial in trials:
         if trial.kind is TrialKind.CONFIRMATION:
@@ -50,6 +79,7 @@ def best_of(study: StudyRecord, trials: Iterable[TrialRecord]) -> int | None:
         found = trial_values(study, trial)
         if found is not None:
             values.append((trial.number, found))
+            violations[trial.number] = violation(outcomes, outcome_figures(outcomes, trial.runs[0].metrics))
             if trial.kind is TrialKind.DEFAULT:
                 reference = found
-    return best_trial(values, reference, directions_of(study.spec.objectives))
+    return best_trial(values, reference, directions_of(study.spec.objectives), violations)

@@ -41,6 +41,7 @@ from scoot.coordinator.study.state import (
     StudyRecord,
     TrialRecord,
 )
+from scoot.coordinator.study.stopping import why_enough
 from scoot.coordinator.study.transitions import ATTEMPT_TRANSITIONS, STUDY_TRANSITIONS, TRIAL_TRANSITIONS
 from scoot.wire.columns import RequestStatus
 from scoot.wire.errors import InvariantViolation
@@ -362,7 +363,13 @@ def _advance(draft: Draft, study_id: str, now_s: float) -> None:
     if study.state is StudyState.SEARCHING:
         left = budget.trials - len(trials)
         wanted = min(budget.parallelism - len(unfinished), left)
-        if not study.asking and not study.exhausted and wanted > 0:
+        asks = not study.asking and not study.exhausted and not study.enough and wanted > 0
+        reason = why_enough(study.spec, trials.values()) if asks else ""
+        if reason:
+            study = _replace(study, enough=True, message=reason)
+            draft.put_study(study)
+            asks = False
+        if asks:
             call = study.asked + 1
             draft.put_study(_replace(study, asked=call, asking=wanted))
             draft.effects.append(RequestSuggestions(study_id=study_id, call=call, n=wanted))
@@ -373,7 +380,7 @@ def _advance(draft: Draft, study_id: str, now_s: float) -> None:
 
 
 def _confirm(draft: Draft, study: StudyRecord, now_s: float) -> None:
-    """The budget is spent: test best and default again under the same arrival orders (SCOOT section 4, end)."""
+    """The search is over: test best and default again under the same arrival orders (SCOOT section 4, end)."""
     trials = draft.trials(study.study_id)
     best = best_of(study, trials.values())
     if best is None:

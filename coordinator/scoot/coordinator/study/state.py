@@ -52,7 +52,9 @@ class StudyRecord(_Record, frozen=True, kw_only=True):
         asking: suggestions requested and not yet received.
         revision: increases with every change of the study or its trials.
         exhausted: the space has no configuration left that was not suggested.
+        enough: the search ended before its budget did, as too little further gain is expected (study.stopping).
         cancelling: cancellation is durable; the study ends when its last attempt has stopped.
+        message: why it failed or was cancelled, or why its search ended early.
         waiting: why its next trial cannot be placed now, "" if it can.
     """
 
@@ -66,6 +68,7 @@ class StudyRecord(_Record, frozen=True, kw_only=True):
     asked: int = 0
     asking: int = 0
     exhausted: bool = False
+    enough: bool = False
     cancelling: bool = False
     revision: int = 0
     waiting: str = ""

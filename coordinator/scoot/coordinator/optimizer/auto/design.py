@@ -1,0 +1,58 @@
+"""The first points after the default: around it, each parameter moved in half of them. Pure.
+
+Engines' defaults are good guesses, and a Sobol point of ten parameters changes all ten at once, which mostly shows how
+bad an engine can be. A boolean that is moved is turned; anything else goes half of the times anywhere on its axis, and
+half of the times not far.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import qmc
+
+from scoot.coordinator.space.space import Space
+from scoot.wire.spec import Config
+
+FloatArray = npt.NDArray[np.float64]
+
+POINTS: Final = 4
+"""How many, before the model takes over."""
+
+_TRIES: Final = 4
+_REACH: Final = 0.5
+_TWO: Final = 2
+_HALF: Final = 0.5
+
+
+def centre_of(space: Space, default: Config) -> FloatArray:
+    """(d,) the default's point; parameters that it leaves to the engine are in the middle of their axes."""
+    known = {name: value for name, value in default.items() if name in space.names}
+    nearest = space.project([space.complete({**space.default_config(), **known})])
+    centre: FloatArray = space.encode(nearest)[0]
+    return centre
+
+
+def design(space: Space, centre: FloatArray, seed: list[int]) -> Iterator[Config]:
+    """Configurations in the order in which they are to be tried, more than POINTS of them, perhaps with repetitions."""
+    rng = np.random.default_rng(seed)
+    d = len(centre)
+    targets = qmc.Sobol(d, scramble=True, rng=rng).random(POINTS * _TRIES)
+    for start in range(0, len(targets), POINTS):
+        moved = np.zeros((POINTS, d), np.bool_)
+        for at in range(d):
+            moved[rng.permutation(POINTS)[: POINTS // 2], at] = True
+        for place in range(POINTS):
+            point = centre.copy()
+            far = rng.random(d) < _HALF
+            for at in np.flatnonzero(moved[place]).tolist():
+                target = float(targets[start + place, at])
+                if space.axes[at].count == _TWO:
+                    point[at] = 1.0 - point[at]
+                else:
+                    near = float(np.clip(centre[at] + (target - 0.5) * 2 * _REACH, 0.0, 1.0))
+                    point[at] = target if far[at] else near
+            yield space.decode(space.project_points(point[None, :]))[0]

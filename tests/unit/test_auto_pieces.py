@@ -1,0 +1,219 @@
+"""The pieces of method="auto" against independent checks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.stats import multivariate_normal
+
+from scoot.coordinator.objective.hypervolume import hypervolume_2d
+from scoot.coordinator.objective.metric import Direction
+from scoot.coordinator.objective.pareto import pareto_front
+from scoot.coordinator.optimizer.auto import gain, surrogate
+from scoot.coordinator.optimizer.auto.candidates import candidates, untried
+from scoot.coordinator.optimizer.auto.design import POINTS, centre_of, design
+from scoot.coordinator.optimizer.auto.features import Features
+from scoot.coordinator.optimizer.auto.history import History, Scale
+from scoot.coordinator.optimizer.auto.method import suggest
+from scoot.coordinator.optimizer.auto.surrogate import Surrogate
+from scoot.coordinator.optimizer.base import Observation, Outcome, Problem, Suggestion, Task
+from scoot.coordinator.space.space import Space
+from scoot.wire.spec import Config, Parameter, ParameterKind
+
+SPACE = Space.build(
+    [
+        Parameter(name="a", kind=ParameterKind.INT, low=1, high=64, default=32),
+        Parameter(name="b", kind=ParameterKind.BOOL, default=False),
+        Parameter(name="c", kind=ParameterKind.ENUM, choices=("x", "y", "z"), default="x"),
+        Parameter(name="f", kind=ParameterKind.FLOAT, low=0.0, high=1.0, default=0.5),
+    ],
+    ("a >= 4 or b",),
+)
+
+
+def rng() -> np.random.Generator:
+    return np.random.default_rng(7)
+
+
+def task(observations: list[Observation], n: int = 1, outcomes: tuple[Outcome, ...] = (), objectives: int = 1) -> Task:
+    problem = Problem(space=SPACE, directions=(Direction.MINIMISE,) * objectives, outcomes=outcomes)
+    return Task(problem=problem, history=tuple(observations), n=n, call=len(observations), seed=3)
+
+
+def observed(configs: list[Config], *figures: float) -> list[Observation]:
+    return [Observation(number=k, config=c, values=(v,)) for k, (c, v) in enumerate(zip(configs, figures, strict=True))]
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_expected_shortfall_is_what_sampling_gives(log: bool) -> None:
+    mean, deviation, ceiling = np.array([0.3, 1.2]), np.array([0.5, 0.2]), 1.5
+    draws = mean + deviation * rng().standard_normal((400_000, 2))
+    sampled = np.maximum(ceiling - (np.exp(draws) if log else draws), 0).mean(axis=0)
+    closed = (gain.expected_log_shortfall if log else gain.expected_shortfall)(mean, deviation, ceiling)
+    assert closed == pytest.approx(sampled, rel=0.02, abs=1e-3)
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_expected_hypervolume_gain_is_what_sampling_gives(log: bool) -> None:
+    front = np.array([[0.5, 2.0], [1.0, 1.2], [2.2, 0.4], [9.0, 0.1]])
+    reference = np.array([3.0, 2.5])
+    mean, deviation = np.array([[0.2, 0.1]]), np.array([[0.6, 0.8]])
+    draws = mean + deviation * rng().standard_normal((20_000, 2))
+    draws = np.exp(draws) if log else draws
+    before = hypervolume_2d(front, reference)
+    sampled = np.mean([hypervolume_2d(np.vstack([front, draw]), reference) - before for draw in draws])
+    shortfall = gain.expected_log_shortfall if log else gain.expected_shortfall
+    closed = gain.expected_hypervolume_gain(mean, deviation, front, reference, shortfall)
+    assert closed[0] == pytest.approx(sampled, rel=0.03)
+    assert gain.area(front[pareto_front(front)], reference) == pytest.approx(before)
+
+
+def test_without_a_front_the_gain_is_the_whole_box() -> None:
+    certain = gain.expected_hypervolume_gain(
+        np.array([[1.0, 1.0]]), np.array([[1e-9, 1e-9]]), np.empty((0, 2)), np.array([3.0, 2.0])
+    )
+    assert certain[0] == pytest.approx(2.0)
+
+
+def test_the_gradient_of_the_fit_is_that_of_its_loss() -> None:
+    x, z = rng().random((12, 3)), rng().standard_normal(12)
+    squares = (x[:, None, :] - x[None, :, :]) ** 2
+    theta = np.array([-0.5, 0.3, 0.1, 0.2, -3.0])
+    rest = (squares, z, np.full(12, 0.01), np.zeros(5), np.ones(5))
+    _, gradient = surrogate._posterior(theta, *rest)
+    for at in range(5):
+        step = np.eye(5)[at] * 1e-6
+        slope = (surrogate._posterior(theta + step, *rest)[0] - surrogate._posterior(theta - step, *rest)[0]) / 2e-6
+        assert gradient[at] == pytest.approx(slope, rel=1e-4, abs=1e-6)
+
+
+def test_the_loss_is_the_likelihood() -> None:
+    x, z = rng().random((6, 2)), rng().standard_normal(6)
+    squares = (x[:, None, :] - x[None, :, :]) ** 2
+    theta = np.array([-0.2, 0.4, 0.3, -2.0])
+    value, _ = surrogate._posterior(theta, squares, z, np.zeros(6), theta, np.ones(4))
+    covariance = np.exp(0.3) * surrogate._matern(np.sqrt(squares @ np.exp(-2 * theta[:2])))
+    covariance += np.eye(6) * (np.exp(-2.0) + 1e-8)
+    expected = -multivariate_normal(np.zeros(6), covariance).logpdf(z) - 3 * np.log(2 * np.pi)
+    assert value == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_surrogate_predicts_and_knows_what_it_does_not_know() -> None:
+    x = rng().random((40, 2))
+    model = Surrogate.fit(x, np.sin(4 * x[:, 0]) + 10)
+    inside = rng().random((20, 2))
+    mean, deviation = model.predict(inside)
+    assert np.abs(mean - np.sin(4 * inside[:, 0]) - 10).max() < 0.1
+    _, far = model.predict(inside + 5)
+    assert far.min() > 3 * deviation.max()
+    assert model.lengths[1] > 3 * model.lengths[0], "the second feature does nothing"
+
+
+def test_known_noise_is_believed() -> None:
+    x = np.array([[0.1], [0.1], [0.9], [0.9]])
+    y = np.array([0.0, 4.0, 1.0, 1.2])
+    trusting = Surrogate.fit(x, y, np.array([0.01, 2.0, 0.01, 0.01]))
+    assert trusting.predict(np.array([[0.1]]))[0][0] < 0.5
+
+
+def test_pending_points_are_believed_and_move_nothing_else() -> None:
+    x = rng().random((8, 2))
+    model = Surrogate.fit(x, rng().standard_normal(8))
+    queue = np.array([[2.0, 2.0]])
+    believing = model.believing(queue)
+    assert believing.predict(x)[0] == pytest.approx(model.predict(x)[0], abs=1e-6)
+    assert believing.predict(queue)[1][0] < 0.3 * model.predict(queue)[1][0]
+    assert model.believing(np.empty((0, 2))) is model
+
+
+@pytest.mark.parametrize("figures", [[1.0, 250.0], [-3.0, -0.5], [-2.0, 5.0], [0.0, 0.0]])
+def test_figures_come_back_from_the_model(figures: list[float]) -> None:
+    scale = Scale.of(np.array(figures))
+    modelled = scale.model(np.array(figures))
+    assert (np.diff(modelled) >= 0).all() == (np.diff(figures) >= 0).all()
+    assert scale.figure(modelled) == pytest.approx(figures)
+    step = 1e-6 * max(1.0, abs(figures[0]))
+    if figures[0]:
+        slope = (scale.model(np.array([figures[0] + step])) - scale.model(np.array([figures[0]]))) / step
+        assert scale.model_noise(np.array(figures[:1]), np.array([1.0])) == pytest.approx(abs(slope), rel=1e-3)
+
+
+def test_features_tell_texts_apart_equally() -> None:
+    features = Features(SPACE)
+    configs: list[Config] = [{"a": 8, "b": False, "c": c, "f": 0.5} for c in "xyz"]
+    x = features.of(SPACE.encode([*configs, {**configs[0], "b": True}]))
+    assert x.shape == (4, features.count) == (4, 6)
+    assert [float(np.linalg.norm(x[0] - x[k])) for k in (1, 2, 3)] == pytest.approx([1.0, 1.0, 1.0])
+
+
+def test_the_design_moves_each_parameter_in_half_of_its_points() -> None:
+    centre = centre_of(SPACE, {})
+    assert SPACE.decode(centre[None, :])[0] == SPACE.default_config()
+    points = SPACE.encode(list(design(SPACE, centre, [1])))[:POINTS]
+    moved = np.abs(points - centre) > 1e-9
+    assert moved[:, 1].sum() == POINTS // 2, "a boolean that is moved is turned"
+    assert (moved.sum(axis=0) <= POINTS // 2).all()
+    assert moved.any(axis=1).all()
+
+
+def test_candidates_are_new_valid_and_partly_around_the_best() -> None:
+    leader = SPACE.encode([{"a": 60, "b": True, "c": "z", "f": 0.9}])
+    taken = {SPACE.key({"a": 60, "b": True, "c": "z", "f": 0.9})}
+    configs, points = candidates(SPACE, leader, {key for key in taken if key is not None}, rng())
+    assert len(configs) == len(points) > 500
+    assert SPACE.feasible(configs).all()
+    keys = [SPACE.key(config) for config in configs]
+    assert len(set(keys)) == len(keys)
+    assert not taken & set(keys)
+    near = (np.abs(points - leader) > 1e-9).sum(axis=1) <= 3
+    assert near.mean() > 0.4
+
+
+def test_values_never_seen_to_work_are_found() -> None:
+    configs: list[Config] = [{"a": 8, "b": False, "c": "x", "f": 0.1}, {"a": 9, "b": False, "c": "y", "f": 0.2}]
+    more: list[Config] = [{**configs[0], "a": 50, "f": 0.9}, {**configs[0], "b": True}, {**configs[0], "c": "z"}]
+    assert untried(SPACE, SPACE.encode(more), SPACE.encode(configs)).tolist() == [False, True, True]
+
+
+def test_each_third_suggestion_gives_a_flag_another_chance() -> None:
+    default = SPACE.default_config()
+    history = observed([{**default, "a": a, "c": "xyz"[a % 3]} for a in range(20, 30)], *np.linspace(5, 6, 10))
+    crashed = Observation(number=10, config={**default, "b": True}, infeasible=True)
+    tried = [suggestion.config["b"] for suggestion in suggest(task([*history, crashed], n=6))]
+    assert tried == [False, True, False, False, True, False], "the 12th and the 15th trial"
+
+
+def of_gain(suggestion: Suggestion) -> bool:
+    return bool(suggestion.explanation["design"] == "expected gain")
+
+
+def test_a_limit_that_is_broken_is_worth_more_than_an_objective() -> None:
+    limit = Outcome(name="ttft_p95", direction=Direction.MINIMISE, limit=100.0)
+    grid: list[Config] = [
+        {"a": a, "b": b, "c": c, "f": f}
+        for a in (4, 16, 32, 48, 64)
+        for b, c, f in ((False, "x", 0.1), (True, "y", 0.9), (False, "z", 0.5))
+    ]
+    history = [
+        # Small values of `a` are good and break the limit.
+        Observation(number=k, config=c, values=(float(c["a"]),), outcomes=(400.0 - 8 * float(c["a"]),))
+        for k, c in enumerate(grid)
+    ]
+    bound = [float(s.config["a"]) for s in suggest(task(history, n=5, outcomes=(limit,))) if of_gain(s)]
+    free = [float(s.config["a"]) for s in suggest(task(history, n=5)) if of_gain(s)]
+    assert len(bound) == len(free) == 5
+    assert min(bound) > 30
+    assert min(free) < 16
+    kept = History.of(task(history, outcomes=(limit,))).kept
+    assert [c["a"] for c, ok in zip(grid, kept, strict=True) if ok] == [48] * 3 + [64] * 3
+
+
+def test_forecasts_are_in_the_objectives_own_sense() -> None:
+    default = SPACE.default_config()
+    configs: list[Config] = [{**default, "a": a} for a in range(10, 60, 5)]
+    problem = Problem(space=SPACE, directions=(Direction.MAXIMISE,))
+    history = tuple(Observation(number=k, config=c, values=(100.0 + k,)) for k, c in enumerate(configs))
+    found = suggest(Task(problem=problem, history=history, n=1, call=9, seed=0))[0].explanation
+    forecast = found["predicted"]["0"]
+    assert 50 < forecast["low"] <= forecast["mean"] <= forecast["high"] < 200
+    assert 0 <= found["expected_gain"] < 1

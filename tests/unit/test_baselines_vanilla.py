@@ -1,0 +1,178 @@
+"""VBO: expected improvement of the hypervolume, the forest's mean and spread, and what becomes of them."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scoot.coordinator.objective.hypervolume import hypervolume_2d
+from scoot.coordinator.objective.metric import Direction
+from scoot.coordinator.optimizer.base import Observation, Problem, Suggestion, Task
+from scoot.coordinator.optimizer.baselines.ehvi import ehvi_2d
+from scoot.coordinator.optimizer.baselines.forest import TREES, Forest
+from scoot.coordinator.optimizer.baselines.vanilla import KAPPA, suggest
+from scoot.coordinator.space.space import Space
+from scoot.wire.errors import UserError
+from scoot.wire.spec import Config, Parameter, ParameterKind
+
+SPACE = Space.build(
+    [
+        Parameter(name="a", kind=ParameterKind.INT, low=0, high=99),
+        Parameter(name="b", kind=ParameterKind.FLOAT, low=0.0, high=1.0),
+    ],
+    ["a != 50"],
+)
+LOW, HIGH = Direction.MINIMISE, Direction.MAXIMISE
+
+
+def told(*directions: Direction, history: tuple[Observation, ...], n: int = 1) -> tuple[Suggestion, ...]:
+    problem = Problem(space=SPACE, directions=directions)
+    return suggest(Task(problem=problem, history=history, n=n, call=len(history), seed=3))
+
+
+def curve(config: Config) -> float:
+    return (float(config["a"]) - 30.0) ** 2 + 100.0 * float(config["b"])
+
+
+def around(size: int, sign: float = 1.0) -> tuple[Observation, ...]:
+    configs = SPACE.sample(np.random.default_rng(5), size)
+    return tuple(
+        Observation(number=k, config=config, values=(sign * curve(config),)) for k, config in enumerate(configs)
+    )
+
+
+# -- EHVI --------------------------------------------------------------------------------------------------------------
+
+corners = st.tuples(st.floats(-2, 3), st.floats(-2, 3))
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(corners, max_size=6), corners, st.tuples(st.floats(0.05, 2), st.floats(0.05, 2)))
+def test_ehvi_is_the_mean_gain_of_many_draws(
+    points: list[tuple[float, float]], mean: tuple[float, float], deviation: tuple[float, float]
+) -> None:
+    front = np.reshape(np.asarray(points, dtype=np.float64), (-1, 2))
+    reference = np.array([1.0, 2.0])
+    exact = ehvi_2d(np.array([mean]), np.array([deviation]), front, reference)[0]
+    before = hypervolume_2d(front, reference)
+    draws = np.random.default_rng(0).normal(mean, deviation, (1500, 2))
+    gains = np.array([hypervolume_2d(np.vstack([front, draw]), reference) - before for draw in draws])
+    assert abs(gains.mean() - exact) <= 6 * gains.std() / np.sqrt(len(gains)) + 0.01
+
+
+def test_ehvi_of_a_certain_point_is_its_gain() -> None:
+    front = np.array([[1.0, 3.0], [2.0, 2.0], [3.0, 1.0]])
+    mean = np.array([[1.5, 1.5], [2.5, 2.5], [0.0, 0.0], [5.0, 0.0]])
+    found = ehvi_2d(mean, np.zeros((4, 2)), front, np.array([4.0, 4.0]))
+    assert found.tolist() == pytest.approx([1.25, 0.0, 10.0, 0.0])
+
+
+def test_ehvi_underflows_to_nothing_without_a_warning() -> None:
+    found = ehvi_2d(np.array([[1e9, 1e9]]), np.array([[1e-9, 1e-9]]), np.empty((0, 2)), np.array([0.0, 0.0]))
+    assert found.tolist() == [0.0]
+
+
+# -- forest ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_forest_is_the_mean_and_spread_of_its_trees() -> None:
+    sklearn = pytest.importorskip("sklearn.ensemble")
+    rng = np.random.default_rng(0)
+    units, figures, asked = rng.random((40, 3)), rng.random((40, 2)), rng.random((17, 3))
+    mean, deviation = Forest(units, figures, seed=9).predict(asked)
+    for place in (0, 1):
+        model = sklearn.RandomForestRegressor(TREES, random_state=9).fit(units, figures[:, place])
+        trees = np.stack([tree.predict(asked) for tree in model.estimators_])
+        assert mean[:, place] == pytest.approx(model.predict(asked))
+        assert deviation[:, place] == pytest.approx(trees.std(axis=0))
+
+
+def test_what_is_believed_is_learnt_as_it_was_expected() -> None:
+    rng = np.random.default_rng(0)
+    forest = Forest(rng.random((20, 2)), rng.random((20, 1)), seed=1)
+    asked = rng.random((3, 2))
+    believing = forest.believing(asked)
+    assert np.array_equal(believing.units[20:], asked)
+    assert np.array_equal(believing.figures[20:], forest.predict(asked)[0])
+    assert believing.predict(asked)[1].mean() < forest.predict(asked)[1].mean()
+    assert forest.believing(asked[:0]) is forest
+
+
+# -- suggestions -------------------------------------------------------------------------------------------------------
+
+
+def test_the_first_d_points_are_a_sobol_design_whatever_the_default_is() -> None:
+    default = Observation(number=0, config={"a": 1, "b": 0.5}, values=(1.0,))
+    first = told(LOW, history=(default,), n=2)
+    assert [point.explanation["design"] for point in first] == ["first design (Sobol)"] * 2
+    shared = tuple(Observation(number=k, config=point.config, values=(2.0 + k,)) for k, point in enumerate(first, 1))
+    (after,) = told(LOW, history=(default, *shared))
+    assert after.explanation["design"] == "UCB"
+    assert {point.source for point in (*first, after)} == {"vbo"}
+
+
+def test_it_finds_the_valley_and_says_why() -> None:
+    history = around(40)
+    (point,) = told(LOW, history=history)
+    assert curve(point.config) < np.median([curve(observation.config) for observation in history])
+    predicted = point.explanation["predicted"]["0"]
+    deviation = (predicted["high"] - predicted["low"]) / (2 * 1.6448536)
+    assert point.explanation["acquisition"]["ucb"] == pytest.approx(KAPPA * deviation - predicted["mean"])
+    assert predicted["low"] <= predicted["mean"] <= predicted["high"]
+
+
+def test_it_closes_in_on_the_optimum() -> None:
+    history = around(12)
+    while len(history) < 32:
+        (point,) = told(LOW, history=history)
+        history += (Observation(number=len(history), config=point.config, values=(curve(point.config),)),)
+    found = [curve(observation.config) for observation in history]
+    assert np.median(found[-10:]) < np.median(found[:12]) / 5
+    assert min(found[12:]) < min(found[:12])
+
+
+def test_more_is_better_where_the_metric_says_so() -> None:
+    (down,) = told(LOW, history=around(40))
+    (up,) = told(HIGH, history=around(40, sign=-1.0))
+    assert up.config == down.config
+    turned = up.explanation["predicted"]["0"]
+    plain = down.explanation["predicted"]["0"]
+    assert [turned["mean"], turned["low"], turned["high"]] == [-plain["mean"], -plain["high"], -plain["low"]]
+
+
+def test_crashes_keep_it_away() -> None:
+    """The valley of the objective crashes: a method that learnt the values alone would go there."""
+    history = tuple(
+        Observation(number=each.number, config=each.config, infeasible=True) if float(each.config["a"]) < 55 else each
+        for each in around(60)
+    )
+    found = told(LOW, history=history, n=4)
+    assert sum(float(point.config["a"]) >= 50 for point in found) >= 3
+
+
+def test_pending_trials_turn_it_elsewhere() -> None:
+    history = around(40)
+    (first,) = told(LOW, history=history)
+    waiting = Observation(number=40, config=first.config, pending=True)
+    (second,) = told(LOW, history=(*history, waiting))
+    assert second.config != first.config
+
+
+def test_two_objectives_are_worth_their_hypervolume() -> None:
+    history = tuple(
+        Observation(number=k, config=config, values=(float(config["a"]), float(config["a"]) * 2 + float(config["b"])))
+        for k, config in enumerate(SPACE.sample(np.random.default_rng(2), 30))
+    )
+    (point,) = told(LOW, HIGH, history=history)
+    assert point.explanation["design"] == "EHVI"
+    assert point.explanation["acquisition"]["ehvi"] > 0
+    assert set(point.explanation["predicted"]) == {"0", "1"}
+    assert msgspec.json.decode(msgspec.json.encode(point.explanation)) == point.explanation
+
+
+def test_three_objectives_are_refused() -> None:
+    with pytest.raises(UserError, match="one or two objectives, not 3"):
+        told(LOW, LOW, HIGH, history=())
