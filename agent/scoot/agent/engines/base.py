@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, Protocol, runtime_checkable
 
@@ -216,6 +216,17 @@ def study_environment(asked: Mapping[str, str], *, allowed: frozenset[str], fixe
             raise UserError("too long, or contains a control character", key=key)
         out[name] = value
     return {**out, **fixed}
+
+
+def own_command(argv: Sequence[str], service: Service, settings: EngineSettings) -> EngineCommand:
+    """The command of an engine that is part of SCOOT: nothing is in its environment but what was allowed and fixed.
+
+    Raises:
+        UserError: as study_environment.
+    """
+    allowed = frozenset(settings.allow_env)
+    asked = study_environment(service.env, allowed=allowed, fixed=settings.fixed_env)
+    return EngineCommand(argv=tuple(argv), env={**base_environment(), **asked})
 
 
 def model_path(model: str, roots: tuple[str, ...]) -> Path | None:

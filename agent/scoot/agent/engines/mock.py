@@ -68,15 +68,7 @@ class MockAdapter:
             if name in _OURS:
                 raise UserError(f"a study cannot set {name!r}", key=key)
             argv += _behaviour(name, asked[name], key=key) or base.flag_arguments(name, asked[name], key=key)
-        return EngineCommand(
-            argv=tuple(argv),
-            env={
-                **base.base_environment(),
-                **base.study_environment(
-                    service.env, allowed=frozenset(self._settings.allow_env), fixed=self._settings.fixed_env
-                ),
-            },
-        )
+        return base.own_command(argv, service, self._settings)
 
     def served_model_name(self, request: LaunchRequest) -> str:
         """The name it was given."""
