@@ -10,7 +10,7 @@ from scoot.coordinator.objective.hypervolume import hypervolume_2d
 from scoot.coordinator.objective.metric import Direction
 from scoot.coordinator.objective.pareto import pareto_front
 from scoot.coordinator.optimizer.auto import gain, surrogate
-from scoot.coordinator.optimizer.auto.candidates import candidates, untried
+from scoot.coordinator.optimizer.auto.candidates import PATIENCE, candidates, untried, with_value
 from scoot.coordinator.optimizer.auto.design import POINTS, centre_of, design
 from scoot.coordinator.optimizer.auto.features import Features
 from scoot.coordinator.optimizer.auto.history import History, Scale
@@ -171,8 +171,29 @@ def test_candidates_are_new_valid_and_partly_around_the_best() -> None:
 
 def test_values_never_seen_to_work_are_found() -> None:
     configs: list[Config] = [{"a": 8, "b": False, "c": "x", "f": 0.1}, {"a": 9, "b": False, "c": "y", "f": 0.2}]
-    more: list[Config] = [{**configs[0], "a": 50, "f": 0.9}, {**configs[0], "b": True}, {**configs[0], "c": "z"}]
-    assert untried(SPACE, SPACE.encode(more), SPACE.encode(configs)).tolist() == [False, True, True]
+    working, nothing = SPACE.encode(configs), np.empty((0, 4))
+    assert untried(SPACE, working, nothing) == (1, 1), "b = true"
+    failed = SPACE.encode([{**configs[0], "b": True}])
+    assert untried(SPACE, working, failed) == (2, 2), 'c = "z" was tried less'
+    assert untried(SPACE, np.vstack([working, SPACE.encode([{**configs[0], "c": "z"}])]), failed) == (1, 1)
+    given_up = np.repeat(SPACE.encode([{**configs[0], "b": True, "c": "z"}]), PATIENCE, axis=0)
+    assert untried(SPACE, working, given_up) is None
+
+
+def test_a_value_is_tried_with_as_little_else_changed_as_the_constraints_allow() -> None:
+    best: Config = {"a": 2, "b": True, "c": "x", "f": 0.5}
+    leader = SPACE.encode([best])[0]
+    configs, points = with_value(SPACE, leader, (2, 1), set(), rng())
+    assert configs == [{**best, "c": "y"}]
+    assert SPACE.decode(points) == configs
+    # Without `b`, `a` must be at least 4.
+    turned, _ = with_value(SPACE, leader, (1, 0), set(), rng())
+    assert len(turned) > 1
+    assert all(each["b"] is False and float(each["a"]) >= 4 for each in turned)
+    assert all((each["c"], each["f"]) == ("x", 0.5) for each in turned)
+    others, _ = with_value(SPACE, leader, (2, 1), {SPACE.key(configs[0]) or ()}, rng())
+    assert others
+    assert all(sum(each[name] != best[name] for name in best) == 2 for each in others)
 
 
 def test_each_third_suggestion_gives_a_flag_another_chance() -> None:

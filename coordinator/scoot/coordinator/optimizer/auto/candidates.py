@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import itemgetter
 from typing import Final
 
 import numpy as np
@@ -11,12 +12,14 @@ from scoot.coordinator.space.space import Key, Space
 from scoot.wire.spec import Config
 
 FloatArray = npt.NDArray[np.float64]
-BoolArray = npt.NDArray[np.bool_]
 
 ANYWHERE: Final = 600
 AROUND: Final = 600
 """Around all of the best ones together, but at least LEAST around each."""
 LEAST: Final = 40
+
+PATIENCE: Final = 3
+"""Trials of a value that never works before it is given up."""
 
 _MOST_MOVED: Final = 3
 _STEP: Final = 0.15
@@ -63,19 +66,61 @@ def _around(leader: FloatArray, count: int, rng: np.random.Generator) -> FloatAr
     return around
 
 
-def untried(space: Space, points: FloatArray, working: FloatArray) -> BoolArray:
-    """(N,) which points have a value, of a parameter with few, that no observation with values had.
+def untried(space: Space, working: FloatArray, others: FloatArray) -> tuple[int, int] | None:
+    """A value, of a parameter with few, that was never seen to work: (axis, cell) of the one that was tried least.
 
     Args:
         space: see there.
-        points: (N, d).
         working: (L, d) points of the observations with values.
+        others: (F, d) points that failed or are pending.
+
+    Returns:
+        None when there is none, or all of them were tried PATIENCE times.
     """
-    fresh = np.zeros(len(points), np.bool_)
+    least: tuple[int, int] | None = None
+    fewest = PATIENCE
     for at, axis in enumerate(space.axes):
         if axis.count is None or axis.count > _FEW_VALUES:
             continue
-        cells = np.minimum((points[:, at] * axis.count).astype(np.int64), axis.count - 1)
-        seen = np.minimum((working[:, at] * axis.count).astype(np.int64), axis.count - 1)
-        fresh |= ~np.isin(cells, seen)
-    return fresh
+        seen = set(_cells(working[:, at], axis.count))
+        tried = _cells(others[:, at], axis.count)
+        for cell in range(axis.count):
+            if cell not in seen and tried.count(cell) < fewest:
+                least, fewest = (at, cell), tried.count(cell)
+    return least
+
+
+def with_value(
+    space: Space, leader: FloatArray, value: tuple[int, int], taken: set[Key], rng: np.random.Generator
+) -> tuple[list[Config], FloatArray]:
+    """Candidates that are the leader but for a value, and for as few others as the known constraints ask for.
+
+    Args:
+        space: see there.
+        leader: (d,).
+        value: (axis, cell).
+        taken: keys to leave out.
+        rng: draws them.
+
+    Returns:
+        As `candidates`.
+    """
+    at, cell = value
+    axis = space.axes[at]
+    points = np.vstack([leader[None, :], _around(leader, AROUND, rng)])
+    points[:, at] = (cell + _HALF) / (axis.count or 1)
+    points = points[space.feasible_points(points)]
+    moved = (np.abs(points - leader) > 1e-9).sum(axis=1).tolist()  # noqa: PLR2004 - coordinates that are the same
+    found: dict[Key, tuple[int, Config]] = {}
+    for count, config in sorted(zip(moved, space.decode(points), strict=True), key=itemgetter(0)):
+        key = space.key(config)
+        if key is not None and key not in taken:
+            found.setdefault(key, (count, config))
+    fewest = min((count for count, _ in found.values()), default=0)
+    configs = [config for count, config in found.values() if count == fewest]
+    return configs, space.encode(configs) if configs else np.empty((0, len(space.axes)))
+
+
+def _cells(units: FloatArray, count: int) -> list[int]:
+    cells: list[int] = np.minimum((units * count).astype(np.int64), count - 1).tolist()
+    return cells

@@ -6,8 +6,8 @@ After the default, four points around it (design.py). Then, one suggestion after
 * each is judged by log(expected improvement), log(expected hypervolume improvement) over the default for two
   objectives, or by one randomly weighted sum for three; plus log P(works) and log P(keeps its limits);
 * pending points, and those of the same call, count as if they came out as expected;
-* each third suggestion is among those with a value (of a boolean, a short list) that was never seen to work, as long as
-  there is one: a single crash must not condemn a flag for good.
+* each third suggestion is the best so far but for one value (of a boolean, a short list) that was never seen to work,
+  as long as there is one, three times at most: a crash that something else caused must not condemn a flag for good.
 
 Objectives are modelled by their logarithms where they have one sign: latencies are heavy-tailed. docs/optimizer.md says
 what each part was worth.
@@ -26,12 +26,13 @@ from scoot.coordinator.objective.metric import Direction
 from scoot.coordinator.objective.pareto import pareto_front
 from scoot.coordinator.optimizer import sobol
 from scoot.coordinator.optimizer.auto import gain as gains
-from scoot.coordinator.optimizer.auto.candidates import candidates, untried
+from scoot.coordinator.optimizer.auto.candidates import candidates, untried, with_value
 from scoot.coordinator.optimizer.auto.design import POINTS, centre_of, design
 from scoot.coordinator.optimizer.auto.features import Features
 from scoot.coordinator.optimizer.auto.history import History
 from scoot.coordinator.optimizer.auto.model import Belief
 from scoot.coordinator.optimizer.base import Suggestion, Task
+from scoot.wire.spec import Config
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -107,33 +108,53 @@ def _modelled(task: Task, history: History, taken: set[Any], before: list[Sugges
     if before:
         waiting += [*space.encode([suggestion.config for suggestion in before])]
     leaders = history.leaders(_ONE_LEADERS if len(task.problem.directions) == 1 else _LEADERS)
-    configs, points = candidates(space, leaders, taken, rng)
-    x = features.of(points)
-    works, kept = belief.log_feasible(x), belief.log_kept(x)
-    fresh = untried(space, points, history.points[history.valued])
-    free = np.ones(len(configs), np.bool_)
+    pool = _Pool(belief, features, *candidates(space, leaders, taken, rng))
     found: list[Suggestion] = []
-    while len(before) + len(found) < task.n and free.any():
+    while len(before) + len(found) < task.n:
+        chosen, covering = pool, False
+        if len(leaders) and (len(task.history) + len(before) + len(found)) % _COVER_EACH == 0:
+            others = np.vstack([history.points[history.failed], *(point[None, :] for point in waiting)])
+            value = untried(space, history.points[history.valued], others)
+            if value is not None:
+                single = _Pool(belief, features, *with_value(space, leaders[0], value, taken, rng))
+                chosen, covering = (single, True) if single.free.any() else (pool, False)
+        if not chosen.free.any():
+            break
         queue = features.of(np.array(waiting)) if waiting else np.empty((0, features.count))
-        gain, expected = _gain(task, history, belief, x, queue, rng)
-        score = works + kept if gain is None else gains.log_gain(gain) + works + kept
-        covering = (len(task.history) + len(before) + len(found)) % _COVER_EACH == 0 and bool((free & fresh).any())
-        best = int(np.argmax(np.where(free & fresh if covering else free, score, -np.inf)))
-        free[best] = False
-        taken.add(space.key(configs[best]))
-        waiting.append(points[best])
+        gain, expected = _gain(task, history, belief, chosen.x, queue, rng)
+        useful = chosen.works + chosen.kept
+        score = useful if gain is None else gains.log_gain(gain) + useful
+        best = int(np.argmax(np.where(chosen.free, score, -np.inf)))
+        chosen.free[best] = False
+        config = chosen.configs[best]
+        if space.key(config) in taken:
+            continue
+        taken.add(space.key(config))
+        waiting.append(chosen.points[best])
         explanation: dict[str, Any] = {
-            "design": "expected gain, of those with a value never seen to work" if covering else "expected gain",
-            "pof": math.exp(float(works[best])),
+            "design": "the best with a value never seen to work" if covering else "expected gain",
+            "pof": math.exp(float(chosen.works[best])),
             **({"expected_gain": float(expected[best])} if expected is not None and not covering else {}),
-            **_forecast(task, belief, x[best : best + 1]),
+            **_forecast(task, belief, chosen.x[best : best + 1]),
         }
         if gain is not None:
             explanation["acquisition"] = {"log gain": float(gains.log_gain(gain[best : best + 1])[0])}
             if task.problem.outcomes:
-                explanation["acquisition"]["log P(limits kept)"] = float(kept[best])
-        found.append(Suggestion(config=configs[best], source=SOURCE, explanation=explanation))
+                explanation["acquisition"]["log P(limits kept)"] = float(chosen.kept[best])
+        found.append(Suggestion(config=config, source=SOURCE, explanation=explanation))
     return found
+
+
+class _Pool:
+    """Candidates of a call, what is believed of them, and which of them are still free."""
+
+    def __init__(self, belief: Belief, features: Features, configs: list[Config], points: FloatArray) -> None:
+        self.configs = configs
+        self.points = points
+        self.x = features.of(points)
+        self.works = belief.log_feasible(self.x)
+        self.kept = belief.log_kept(self.x)
+        self.free = np.ones(len(configs), np.bool_)
 
 
 def _gain(
