@@ -156,6 +156,22 @@ def test_the_design_moves_each_parameter_in_half_of_its_points() -> None:
     assert moved.any(axis=1).all()
 
 
+def test_a_default_outside_of_the_space_is_taken_for_the_nearest_point() -> None:
+    parameters = [
+        Parameter(name="block_size", kind=ParameterKind.INT, choices=(16, 32)),
+        Parameter(name="c", kind=ParameterKind.ENUM, choices=("x", "y")),
+        Parameter(name="a", kind=ParameterKind.INT, low=1, high=8),
+        Parameter(name="b", kind=ParameterKind.BOOL),
+    ]
+    space = Space.build(parameters)
+    default: Config = {"block_size": 128, "c": "other", "a": 4096, "b": 1, "unknown": 3}
+    centre = space.decode(centre_of(space, default)[None, :])[0]
+    assert (centre["block_size"], centre["a"]) == (32, 8)
+    problem = Problem(space=space, directions=(Direction.MINIMISE,))
+    history = (Observation(number=0, config=default, values=(1.0,)),)
+    assert len(suggest(Task(problem=problem, history=history, n=6, call=0, seed=0))) == 6
+
+
 def test_candidates_are_new_valid_and_partly_around_the_best() -> None:
     leader = SPACE.encode([{"a": 60, "b": True, "c": "z", "f": 0.9}])
     taken = {SPACE.key({"a": 60, "b": True, "c": "z", "f": 0.9})}

@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import qmc
 
+from scoot.coordinator.space.encoding import Axis, ChoiceAxis
 from scoot.coordinator.space.space import Space
-from scoot.wire.spec import Config
+from scoot.wire.spec import Config, Scalar
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -29,11 +30,28 @@ _HALF: Final = 0.5
 
 
 def centre_of(space: Space, default: Config) -> FloatArray:
-    """(d,) the default's point; parameters that it leaves to the engine are in the middle of their axes."""
-    known = {name: value for name, value in default.items() if name in space.names}
+    """(d,) the default's point; parameters that it leaves to the engine are in the middle of their axes.
+
+    Engines' own defaults need not be in the space: the nearest number counts, and a text that is none of the choices
+    does not.
+    """
+    known: Config = {}
+    for axis in space.axes:
+        value = _nearest(axis, default[axis.name]) if axis.name in default else None
+        if value is not None:
+            known[axis.name] = value
     nearest = space.project([space.complete({**space.default_config(), **known})])
     centre: FloatArray = space.encode(nearest)[0]
     return centre
+
+
+def _nearest(axis: Axis, value: Scalar) -> Scalar | None:
+    """The value of an axis that is nearest; None if it is of another kind."""
+    choices = axis.choices if isinstance(axis, ChoiceAxis) else ()
+    if isinstance(value, bool | str) or any(isinstance(choice, bool | str) for choice in choices):
+        return axis.canonical(value)
+    numbers = [choice for choice in choices if isinstance(choice, int | float)]
+    return min(numbers, key=lambda choice: abs(choice - value)) if numbers else value
 
 
 def design(space: Space, centre: FloatArray, seed: list[int]) -> Iterator[Config]:

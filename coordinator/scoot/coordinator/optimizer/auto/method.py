@@ -9,8 +9,7 @@ After the default, four points around it (design.py). Then, one suggestion after
 * each third suggestion is the best so far but for one value (of a boolean, a short list) that was never seen to work,
   as long as there is one, three times at most: a crash that something else caused must not condemn a flag for good.
 
-Objectives are modelled by their logarithms where they have one sign: latencies are heavy-tailed. docs/optimizer.md says
-what each part was worth.
+Objectives are modelled by their logarithms where they have one sign: latencies are heavy-tailed.
 """
 
 from __future__ import annotations
