@@ -210,7 +210,7 @@ def check_times(sequence: Sequence, times: list[int], *, complete: bool) -> None
 def test_blocks_are_conserved_and_every_request_is_served_once(
     world: tuple[SchedulerSettings, list[tuple[int, int, int, list[int], int]]],
 ) -> None:
-    play(*world)
+    assert [sequence.done for sequence, _ in play(*world)] == [True] * len(world[1])
 
 
 @given(worlds())

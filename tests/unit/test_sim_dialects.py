@@ -11,8 +11,7 @@ import pytest
 from scoot.agent.core.classify import classify_start
 from scoot.agent.engines import vllm
 from scoot.simulator.dialect.launch import LaunchCost, Launched, launched
-from scoot.simulator.dialect.parameters import MOST, ParameterInfo, integer, share
-from scoot.simulator.dialect.registry import DIALECTS, dialect_named, known_constraints, parameters_of
+from scoot.simulator.dialect.registry import DIALECTS
 from scoot.simulator.dialect.vllm_v1 import batch_defaults
 from scoot.simulator.linear import LinearModel, Profile
 from scoot.simulator.memory import MemoryPlan, plan_memory
@@ -21,7 +20,6 @@ from scoot.simulator.settings import Admission, Chunking, LoadMemory, Order, Res
 from scoot.simulator.shapes import GPUS, MODELS
 from scoot.wire.errors import UserError
 from scoot.wire.reasons import Reason
-from scoot.wire.spec import ParameterKind
 
 OLD, NEW, TRT = "vllm-0.4.2", "vllm-0.32", "trtllm-1.2"
 
@@ -573,41 +571,7 @@ def test_a_profile_replaces_the_tables_and_the_cpu_where_it_covers_it(covers: st
         resolve(SimulatedService(model="qwen3-8b", gpu="a100", profile="mine.json", fitted=fitted))
 
 
-# --- listings --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("engine", DIALECTS)
-def test_every_parameter_is_described(engine: str) -> None:
-    names = [info.name for info in parameters_of(engine)]
-    assert len(names) == len(set(names))
-    assert not set(names) & dialect_named(engine).not_simulated
-    effective = settled(engine).effective
-    for info in parameters_of(engine):
-        assert info.help
-        assert info.domain
-        assert info.default is not None or info.otherwise, info.name
-        assert info.default is None or effective[info.name] == info.default
-    assert set(effective) <= set(names)
-
-
-def test_the_paper_s_parameters_are_all_there() -> None:
-    table_1 = {
-        *("tensor_parallel_size", "max_num_seqs", "max_num_batched_tokens", "block_size", "scheduler_delay_factor"),
-        *("enable_chunked_prefill", "enable_prefix_caching", "disable_custom_all_reduce", "use_v2_block_manager"),
-    }
-    assert table_1 <= {info.name for info in parameters_of(OLD)}
-    assert known_constraints(OLD)
-    with pytest.raises(UserError, match="no engine"):
-        parameters_of("sglang")
-
-
-def test_domains_in_words() -> None:
-    assert integer("n", "x").domain == "from 1"
-    assert share("s", "x", default=0.5).domain == "above 0 to 1"
-    power = ParameterInfo(name="p", kind=ParameterKind.INT, low=1, high=MOST, power_of_two=True, help="x")
-    assert power.domain == "a power of two from 1"
-    assert ParameterInfo(name="f", kind=ParameterKind.FLOAT, help="x").domain == "a number"
-    assert ParameterInfo(name="b", kind=ParameterKind.BOOL, help="x").domain == "true or false"
+# --- seams -----------------------------------------------------------------------------------------------------------
 
 
 def test_check_service_leaves_to_the_engine_what_the_engine_refuses() -> None:

@@ -94,14 +94,10 @@ def _batch(heard: list[Answer]) -> TimingBatch:
     return decode(builder.take())
 
 
-def _same(mine: TimingBatch, theirs: TimingBatch) -> None:
-    mine = decode(encode(mine))
-    for name in theirs.__slots__:
-        a, b = getattr(mine, name), getattr(theirs, name)
-        assert (a is None) == (b is None), name
-        if a is not None:
-            assert a.dtype == b.dtype
-            assert a.tolist() == b.tolist(), name
+def _columns(batch: TimingBatch) -> dict[str, tuple[str, list[int]] | None]:
+    """Every column: its type and values, None for one that is left out."""
+    columns = {name: getattr(batch, name) for name in batch.__slots__}
+    return {name: None if each is None else (each.dtype.str, each.tolist()) for name, each in columns.items()}
 
 
 @st.composite
@@ -126,7 +122,7 @@ def test_columns_are_those_of_the_load_process(made: list[tuple[list[int], bool,
         exchange = _exchange(replica, ask, times, status=status, end_ns=times[-1] + (0 if whole else 7_000))
         recorder.add(exchange)
         heard.append(_heard(exchange, times, interval=interval))
-    _same(recorder.batch(), _batch(heard))
+    assert _columns(decode(encode(recorder.batch()))) == _columns(_batch(heard))
 
 
 def test_chunks_beyond_the_most_are_added_to_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,7 +138,7 @@ def test_chunks_beyond_the_most_are_added_to_the_last(monkeypatch: pytest.Monkey
         heard.append(_heard(exchange, times, interval=1))
     batch = recorder.batch()
     assert batch.chunks.tolist() == [4, 3, 4]
-    _same(batch, _batch(heard))
+    assert _columns(decode(encode(batch))) == _columns(_batch(heard))
 
 
 def test_many_tokens_are_looked_up_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,7 +161,7 @@ def test_many_tokens_are_looked_up_in_pieces(monkeypatch: pytest.MonkeyPatch) ->
             recorder.add(exchange)
         return recorder.batch()
 
-    _same(made(6), decode(encode(made(1 << 20))))
+    assert _columns(decode(encode(made(6)))) == _columns(decode(encode(made(1 << 20))))
 
 
 @pytest.mark.parametrize(("end_ns", "came"), [(3_100_000, 2), (3_050_000, 1)])

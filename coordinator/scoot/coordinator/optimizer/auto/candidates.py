@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from scoot.coordinator.space.encoding import GridAxis
 from scoot.coordinator.space.space import Key, Space
 from scoot.wire.spec import Config
 
@@ -80,10 +81,10 @@ def untried(space: Space, working: FloatArray, others: FloatArray) -> tuple[int,
     least: tuple[int, int] | None = None
     fewest = PATIENCE
     for at, axis in enumerate(space.axes):
-        if axis.count is None or axis.count > _FEW_VALUES:
+        if not isinstance(axis, GridAxis) or axis.count > _FEW_VALUES:
             continue
-        seen = set(_cells(working[:, at], axis.count))
-        tried = _cells(others[:, at], axis.count)
+        seen = set(axis.cells(working[:, at]).tolist())
+        tried = axis.cells(others[:, at]).tolist()
         for cell in range(axis.count):
             if cell not in seen and tried.count(cell) < fewest:
                 least, fewest = (at, cell), tried.count(cell)
@@ -119,8 +120,3 @@ def with_value(
     fewest = min((count for count, _ in found.values()), default=0)
     configs = [config for count, config in found.values() if count == fewest]
     return configs, space.encode(configs) if configs else np.empty((0, len(space.axes)))
-
-
-def _cells(units: FloatArray, count: int) -> list[int]:
-    cells: list[int] = np.minimum((units * count).astype(np.int64), count - 1).tolist()
-    return cells

@@ -77,14 +77,6 @@ def expected_hypervolume_gain(
     return positive
 
 
-def area(front: FloatArray, reference: FloatArray) -> float:
-    """What a front of two objectives dominates below the reference."""
-    inside = front[(front < reference).all(axis=1)]
-    inside = inside[np.argsort(inside[:, 0], kind="stable")]
-    widths = np.diff([*inside[:, 0].tolist(), float(reference[0])])
-    return float((widths * (reference[1] - inside[:, 1])).sum()) if len(inside) else 0.0
-
-
 def weighted(values: FloatArray, weights: FloatArray, share: float) -> FloatArray:
     """(N,) augmented Chebyshev sums: the worst weighted objective plus a share of their sum (Knowles 2006, ParEGO).
 

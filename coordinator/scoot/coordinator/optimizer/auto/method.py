@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtri
 
+from scoot.coordinator.objective.hypervolume import hypervolume_2d
 from scoot.coordinator.objective.metric import Direction
 from scoot.coordinator.objective.pareto import pareto_front
 from scoot.coordinator.optimizer import sobol
@@ -209,7 +210,7 @@ def _hypervolume(
         shortfall = gains.expected_shortfall
     front = front[pareto_front(front)]
     gain = gains.expected_hypervolume_gain(mean, deviation, front, corner, shortfall)
-    there = gains.area(front, corner)
+    there = hypervolume_2d(front, corner)
     return gain, gain * _factor(belief, x) / there if there > 0 else None
 
 
