@@ -49,6 +49,14 @@ def test_they_share_what_prompts_share(
     assert alike(*by_row) == alike(*by_token)
 
 
+def test_blocks_of_other_lengths_are_other_tokens_behind_the_shorter_one() -> None:
+    rows = [
+        TraceRow(input_tokens=17, output_tokens=1, blocks=ids, block_tokens=n) for ids, n in (((0,), 20), ((0, 0), 16))
+    ]
+    long, short = (keys_of_row(row, session=NO_SESSION, run_seed=7, block_size=1) for row in rows)
+    assert alike(long, short) == 16
+
+
 def test_a_request_of_its_own_shares_nothing() -> None:
     row = TraceRow(input_tokens=100, output_tokens=1)
     assert keys_of_row(row, session=NO_SESSION, run_seed=0, block_size=16) == []

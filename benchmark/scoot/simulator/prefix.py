@@ -49,11 +49,16 @@ def keys_of_row(row: TraceRow, *, session: int, run_seed: int, block_size: int) 
     keys: list[int] = []
     chain = hash(run_seed)
     for end in range(block_size, shared + 1, block_size):
+        start = end - block_size
         parts: list[int] = []
-        if from_blocks and end - block_size < from_blocks:
-            parts = [_BLOCKS, *row.blocks[(end - block_size) // size : -(-min(end, from_blocks) // size)]]
-        if end > from_blocks:
-            parts += [_SESSION, session, from_blocks]
+        while start < min(end, from_blocks):
+            # A token is its block's id and its place in it, however long the blocks of a row are.
+            block, place = divmod(start, size)
+            upto = min(end, from_blocks, (block + 1) * size)
+            parts += [_BLOCKS, row.blocks[block], place, upto - start]
+            start = upto
+        if start < end:
+            parts += [_SESSION, session, start]
         chain = hash((chain, *parts))
         keys.append(chain)
     return keys
