@@ -2,73 +2,118 @@
 
 from __future__ import annotations
 
-from operator import itemgetter
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from scoot.coordinator.space.encoding import GridAxis
+from scoot.coordinator.optimizer.auto.warp import Warp
+from scoot.coordinator.space.encoding import Axis, GridAxis
 from scoot.coordinator.space.space import Key, Space
-from scoot.wire.spec import Config
 
 FloatArray = npt.NDArray[np.float64]
 
-ANYWHERE: Final = 600
-AROUND: Final = 600
+ANYWHERE: Final = 500
+AROUND: Final = 500
 """Around all of the best ones together, but at least LEAST around each."""
-LEAST: Final = 40
+LEAST: Final = 30
+MIXED: Final = 300
+"""Of one of the best and of anything else that worked."""
 
 PATIENCE: Final = 3
 """Trials of a value that never works before it is given up."""
 
-_MOST_MOVED: Final = 3
+_MORE: Final = 0.4
+"""Probability that one coordinate more is moved."""
 _STEP: Final = 0.15
 _HALF: Final = 0.5
 _FEW_VALUES: Final = 4
 """A parameter with at most so many values is to be seen working with each of them."""
 
 
-def candidates(
-    space: Space, leaders: FloatArray, taken: set[Key], rng: np.random.Generator
-) -> tuple[list[Config], FloatArray]:
-    """Different configurations that keep the known constraints and are not taken, and their points.
+def candidates(warp: Warp, leaders: FloatArray, working: FloatArray, rng: np.random.Generator) -> FloatArray:
+    """(N, d) points of different configurations that keep the known constraints.
 
     Args:
-        space: see there.
+        warp: of the space.
         leaders: (k, d) points to look around.
-        taken: keys to leave out.
+        working: (L, d) points to mix them with, the default's among them: what of a good point is it that is good?
+            None of them: no mixtures.
         rng: draws them.
-
-    Returns:
-        N configurations and (N, d) points; N is 0 where nothing was found.
     """
-    each = max(LEAST, AROUND // max(1, len(leaders)))
-    points = np.vstack([space.encode(space.sample(rng, ANYWHERE)), *(_around(leader, each, rng) for leader in leaders)])
-    points = points[space.feasible_points(points)]
-    found: dict[Key, Config] = {}
-    for config in space.decode(points):
-        key = space.key(config)
-        if key is not None and key not in taken:
-            found.setdefault(key, config)
-    configs = list(found.values())
-    return configs, space.encode(configs) if configs else np.empty((0, len(space.axes)))
+    space = warp.space
+    anywhere = warp.back(rng.random((ANYWHERE // 2, len(space.axes))))
+    sampled = space.encode(space.sample(rng, ANYWHERE // 2))
+    points = [sampled, anywhere, around(warp, leaders, AROUND, rng)]
+    if len(leaders) and len(working):
+        points.append(_mixed(leaders, working, rng))
+    return distinct(space, np.vstack(points))
 
 
-def _around(leader: FloatArray, count: int, rng: np.random.Generator) -> FloatArray:
-    """(count, d): one to three coordinates moved, a little or anywhere."""
-    d = len(leader)
-    rank = rng.random((count, d)).argsort(axis=1).argsort(axis=1)
-    moved = rank < rng.integers(1, _MOST_MOVED + 1, count)[:, None]
-    anywhere = rng.random((count, d))
-    near = np.clip(leader + rng.normal(0.0, _STEP, (count, d)), 0.0, 1.0)
-    target = np.where(rng.random((count, d)) < _HALF, anywhere, near)
-    around: FloatArray = np.where(moved, target, leader)
-    return around
+def distinct(space: Space, points: FloatArray) -> FloatArray:
+    """(N, d): those of (M, d) points that keep the known constraints, each configuration once, as it is encoded."""
+    middles = np.column_stack([_middles(axis, points[:, at]) for at, axis in enumerate(space.axes)])
+    middles = space.canonical_points(middles)
+    found: FloatArray = np.unique(middles[space.feasible_points(middles)], axis=0)
+    return found
 
 
-def untried(space: Space, working: FloatArray, others: FloatArray) -> tuple[int, int] | None:
-    """A value, of a parameter with few, that was never seen to work: (axis, cell) of the one that was tried least.
+def _middles(axis: Axis, units: FloatArray) -> FloatArray:
+    """(M,) places on an axis, as the values there are encoded."""
+    if isinstance(axis, GridAxis):
+        return axis.units(axis.cells(units))
+    return axis.encode(axis.decode(units))
+
+
+def around(warp: Warp, leaders: FloatArray, count: int, rng: np.random.Generator) -> FloatArray:
+    """(N, d), about `count` of them: one coordinate moved or a few, a little or anywhere."""
+    if not len(leaders):
+        return leaders
+    each = max(LEAST, count // len(leaders))
+    centre = np.repeat(leaders, each, axis=0)
+    n, d = centre.shape
+    rank = rng.random((n, d)).argsort(axis=1).argsort(axis=1)
+    moved = rank < rng.geometric(1 - _MORE, (n, 1))
+    near = np.clip(warp.to(centre) + rng.normal(0.0, _STEP, (n, d)), 0.0, 1.0)
+    target = warp.back(np.where(rng.random((n, d)) < _HALF, rng.random((n, d)), near))
+    points: FloatArray = np.where(moved, target, centre)
+    return points
+
+
+def _mixed(leaders: FloatArray, working: FloatArray, rng: np.random.Generator) -> FloatArray:
+    """(MIXED, d): each coordinate is a leader's or the other's."""
+    first = leaders[rng.integers(len(leaders), size=MIXED)]
+    second = working[rng.integers(len(working), size=MIXED)]
+    points: FloatArray = np.where(rng.random(first.shape) < rng.random((MIXED, 1)), second, first)
+    return points
+
+
+class Value(NamedTuple):
+    """A value of a parameter: its axis, its cell there, and how often it was tried in vain, or is being tried."""
+
+    axis: int
+    cell: int
+    tried: int
+
+
+def niches(space: Space, ordered: FloatArray) -> FloatArray:
+    """(k, d): of (n, d) points, the best first, the best with each value of each parameter with few, once each.
+
+    Where one of them is changed all else may have to be, and then the best points are all on one side.
+    """
+    rows: dict[int, None] = {}
+    for at, axis in enumerate(space.axes):
+        if isinstance(axis, GridAxis) and axis.count <= _FEW_VALUES:
+            _, first = np.unique(axis.cells(ordered[:, at]), return_index=True)
+            rows.update(dict.fromkeys(sorted(first.tolist())))
+    best: FloatArray = ordered[list(rows)]
+    return best
+
+
+def untried(space: Space, working: FloatArray, others: FloatArray) -> Value | None:
+    """A value, of a parameter with few, that was never seen to work; of several, the one that was tried least.
+
+    Of those, the one of the parameter with the fewest values: what turns something on or off comes first.
 
     Args:
         space: see there.
@@ -78,45 +123,39 @@ def untried(space: Space, working: FloatArray, others: FloatArray) -> tuple[int,
     Returns:
         None when there is none, or all of them were tried PATIENCE times.
     """
-    least: tuple[int, int] | None = None
-    fewest = PATIENCE
+    found: list[tuple[int, int, Value]] = []
     for at, axis in enumerate(space.axes):
         if not isinstance(axis, GridAxis) or axis.count > _FEW_VALUES:
             continue
         seen = set(axis.cells(working[:, at]).tolist())
         tried = axis.cells(others[:, at]).tolist()
-        for cell in range(axis.count):
-            if cell not in seen and tried.count(cell) < fewest:
-                least, fewest = (at, cell), tried.count(cell)
-    return least
+        found += [
+            (tried.count(cell), axis.count, Value(at, cell, tried.count(cell)))
+            for cell in range(axis.count)
+            if cell not in seen and tried.count(cell) < PATIENCE
+        ]
+    return min(found)[2] if found else None
 
 
-def with_value(
-    space: Space, leader: FloatArray, value: tuple[int, int], taken: set[Key], rng: np.random.Generator
-) -> tuple[list[Config], FloatArray]:
-    """Candidates that are the leader but for a value, and for as few others as the known constraints ask for.
+def with_value(warp: Warp, leader: FloatArray, value: Value, taken: set[Key], rng: np.random.Generator) -> FloatArray:
+    """(N, d) points that are the leader but for a value, and for as few others as the known constraints ask for.
 
     Args:
-        space: see there.
+        warp: of the space.
         leader: (d,).
-        value: (axis, cell).
+        value: see there.
         taken: keys to leave out.
         rng: draws them.
-
-    Returns:
-        As `candidates`.
     """
-    at, cell = value
-    axis = space.axes[at]
-    points = np.vstack([leader[None, :], _around(leader, AROUND, rng)])
-    points[:, at] = (cell + _HALF) / (axis.count or 1)
-    points = points[space.feasible_points(points)]
-    moved = (np.abs(points - leader) > 1e-9).sum(axis=1).tolist()  # noqa: PLR2004 - coordinates that are the same
-    found: dict[Key, tuple[int, Config]] = {}
-    for count, config in sorted(zip(moved, space.decode(points), strict=True), key=itemgetter(0)):
-        key = space.key(config)
-        if key is not None and key not in taken:
-            found.setdefault(key, (count, config))
-    fewest = min((count for count, _ in found.values()), default=0)
-    configs = [config for count, config in found.values() if count == fewest]
-    return configs, space.encode(configs) if configs else np.empty((0, len(space.axes)))
+    at, space = value.axis, warp.space
+    points = np.vstack([leader[None, :], around(warp, leader[None, :], AROUND, rng)])
+    points[:, at] = (value.cell + _HALF) / (space.axes[at].count or 1)
+    points = distinct(space, points)
+    moved = (np.abs(points - leader) > 1e-9).sum(axis=1)  # noqa: PLR2004 - coordinates that are the same
+    for count in np.unique(moved).tolist():
+        nearest = points[moved == count]
+        free = [space.key(config) not in taken for config in space.decode(nearest)]
+        if any(free):
+            found: FloatArray = nearest[free]
+            return found
+    return np.empty((0, len(space.axes)))

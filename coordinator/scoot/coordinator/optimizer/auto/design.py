@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import qmc
 
+from scoot.coordinator.optimizer.auto.warp import Warp
 from scoot.coordinator.space.encoding import Axis, ChoiceAxis
 from scoot.coordinator.space.space import Space
 from scoot.wire.spec import Config, Scalar
@@ -54,23 +55,24 @@ def _nearest(axis: Axis, value: Scalar) -> Scalar | None:
     return min(numbers, key=lambda choice: abs(choice - value)) if numbers else value
 
 
-def design(space: Space, centre: FloatArray, seed: list[int]) -> Iterator[Config]:
+def design(warp: Warp, centre: FloatArray, seed: list[int]) -> Iterator[Config]:
     """Configurations in the order in which they are to be tried, more than POINTS of them, perhaps with repetitions."""
     rng = np.random.default_rng(seed)
-    d = len(centre)
+    space, d = warp.space, len(centre)
+    middle = warp.to(centre[None, :])[0]
     targets = qmc.Sobol(d, scramble=True, rng=rng).random(POINTS * _TRIES)
     for start in range(0, len(targets), POINTS):
         moved = np.zeros((POINTS, d), np.bool_)
         for at in range(d):
             moved[rng.permutation(POINTS)[: POINTS // 2], at] = True
         for place in range(POINTS):
-            point = centre.copy()
+            point = middle.copy()
             far = rng.random(d) < _HALF
             for at in np.flatnonzero(moved[place]).tolist():
                 target = float(targets[start + place, at])
                 if space.axes[at].count == _TWO:
                     point[at] = 1.0 - point[at]
                 else:
-                    near = float(np.clip(centre[at] + (target - 0.5) * 2 * _REACH, 0.0, 1.0))
+                    near = float(np.clip(middle[at] + (target - 0.5) * 2 * _REACH, 0.0, 1.0))
                     point[at] = target if far[at] else near
-            yield space.decode(space.project_points(point[None, :]))[0]
+            yield space.decode(space.project_points(warp.back(point[None, :])))[0]

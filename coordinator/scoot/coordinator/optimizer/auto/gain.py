@@ -15,7 +15,8 @@ from scipy.special import log_ndtr, ndtr
 
 FloatArray = npt.NDArray[np.float64]
 
-_TINY: Final = 1e-300
+_TINY: Final = 1e-20
+"""Gains below are none: then it counts only whether a configuration is any use."""
 _WIDEST: Final = 350.0
 
 Shortfall = Callable[[FloatArray, FloatArray, FloatArray | float], FloatArray]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final, Self
 
@@ -10,6 +11,7 @@ import numpy.typing as npt
 from scipy.special import log_ndtr
 
 from scoot.coordinator.optimizer.auto.history import History, Scale
+from scoot.coordinator.optimizer.auto.parts import ALL, Parts
 from scoot.coordinator.optimizer.auto.surrogate import Surrogate
 
 FloatArray = npt.NDArray[np.float64]
@@ -30,42 +32,50 @@ class Belief:
         scales: of each objective.
         objectives: their models, in modelled figures; empty before there are enough observations.
         outcomes: models of the excess over each limit.
-        works: model of labels; None where nothing failed yet.
+        works: models of labels, one for each cause of failures; none where nothing failed yet.
     """
 
     scales: tuple[Scale, ...]
     objectives: tuple[Surrogate, ...]
     outcomes: tuple[Surrogate, ...]
-    works: Surrogate | None
+    works: tuple[Surrogate, ...]
 
     @classmethod
-    def of(cls, history: History, features: FloatArray) -> Self:
+    def of(cls, history: History, features: FloatArray, parts: Parts = ALL) -> Self:
         """Fitted.
 
         Args:
             history: see there.
             features: (n, d') of all its points.
+            parts: of the method.
         """
         x = features[history.valued]
-        scales = tuple(Scale.of(column) for column in history.all_values.T)
+        corner = history.corner
+        scales = tuple(
+            # hypervolumes end at the corner: up to there nothing may be drawn in
+            Scale.of(column, logs=parts.logs, knee=parts.knee, least=-math.inf if len(corner) == 1 else float(end))
+            for column, end in zip(history.all_values.T, corner, strict=True)
+        )
         objectives: list[Surrogate] = []
         outcomes: list[Surrogate] = []
         if len(x) >= _ENOUGH:
             for scale, figures, errors in zip(scales, history.values.T, history.noise.T, strict=True):
                 noise = scale.model_noise(figures, errors)
-                objectives.append(Surrogate.fit(x, scale.model(figures), noise if noise.any() else None))
+                objectives.append(
+                    Surrogate.fit(x, scale.model(figures), noise if noise.any() else None, alone=parts.alone)
+                )
             for excess in history.outcomes.T:
                 known = ~np.isnan(excess)
                 if known.sum() >= _ENOUGH:
-                    outcomes.append(Surrogate.fit(x[known], np.arcsinh(excess[known])))
-        return cls(scales, tuple(objectives), tuple(outcomes), _works(history, features))
+                    outcomes.append(Surrogate.fit(x[known], np.arcsinh(excess[known]), alone=parts.alone))
+        return cls(scales, tuple(objectives), tuple(outcomes), _works(history, features, parts))
 
     def log_feasible(self, x: FloatArray) -> FloatArray:
         """(N,) logarithm of the probability that an engine with these features works."""
-        if self.works is None:
-            return np.zeros(len(x))
-        mean, deviation = self.works.predict(x)
-        logs: FloatArray = log_ndtr(mean / np.hypot(_CERTAIN, deviation))
+        logs = np.zeros(len(x))
+        for model in self.works:
+            mean, deviation = model.predict(x)
+            logs += log_ndtr(mean / np.hypot(_CERTAIN, deviation))
         return logs
 
     def log_kept(self, x: FloatArray) -> FloatArray:
@@ -77,17 +87,27 @@ class Belief:
         return logs
 
 
-def _works(history: History, features: FloatArray) -> Surrogate | None:
-    if not len(history.failed):
-        return None
-    rows = np.concatenate([history.valued, history.failed])
-    labels = np.concatenate([np.ones(len(history.valued)), -np.ones(len(history.failed))])
+def _works(history: History, features: FloatArray, parts: Parts) -> tuple[Surrogate, ...]:
+    """One model per cause: what crashes at the start and what runs out of memory lie in different places."""
+    if not parts.works:
+        return ()
+    causes = history.causes if parts.causes else ("",) * len(history.causes)
+    of_cause = {cause: history.failed[[each == cause for each in causes]] for cause in dict.fromkeys(causes)}
+    return tuple(_of_labels(features, history.valued, failed, parts) for failed in of_cause.values())
+
+
+def _of_labels(
+    features: FloatArray, valued: npt.NDArray[np.int64], failed: npt.NDArray[np.int64], parts: Parts
+) -> Surrogate:
+    rows = np.concatenate([valued, failed])
+    labels = np.concatenate([np.ones(len(valued)), -np.ones(len(failed))])
     x = features[rows]
-    fitted = Surrogate.fit(x, labels)
+    fitted = Surrogate.fit(x, labels, alone=parts.alone)
     return Surrogate.given(
         x,
         labels,
         lengths=fitted.lengths,
+        share=fitted.share,
         scale=1.0,
         noise=np.full(len(rows), _LABEL_NOISE),
         mean=_LABEL_MEAN,

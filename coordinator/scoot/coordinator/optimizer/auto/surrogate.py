@@ -1,8 +1,12 @@
 """A Gaussian process: Matern-5/2, a length scale per feature, fitted by maximum a posteriori. Pure, numpy and scipy.
 
+Its covariance is a mixture of two, whose share is fitted, too: what each feature does whatever the others are (a sum of
+one-dimensional ones: additive, Duvenaud, Nickisch, Rasmussen 2011), and what they do together (the usual product). Most
+of what an engine's flags do is of the first kind, and twenty of them are told apart by few observations that way.
+
 Few observations in many dimensions leave length scales open, so they have a prior that grows with the root of the
 dimension (Hvarfner, Hellsten, Nardi 2024): a plain start that becomes an anisotropic one as data come in. Own code and
-not botorch's: with 30 points a fit takes 10 ms instead of a second, and bars on the time of a suggestion ask for it.
+not botorch's: with 30 points a fit takes 20 ms instead of a second, and bars on the time of a suggestion ask for it.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.linalg import cho_solve, cholesky, solve_triangular
 from scipy.optimize import minimize
+from scipy.special import expit
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -22,16 +27,23 @@ _SQRT5: Final = math.sqrt(5.0)
 _JITTER: Final = 1e-8
 _LENGTH: Final = 0.3
 """Median of the prior of length scales, times the root of the dimension."""
-_LENGTH_SPREAD: Final = 1.0
+_LENGTH_SPREAD: Final = 1.2
 """Standard deviation of the prior of log length scales."""
 _NOISE_MEAN: Final = math.log(3e-3)
 _NOISE_SPREAD: Final = 1.5
 """Prior of the log noise variance, in units of the variance of the values."""
 _SCALE_SPREAD: Final = 0.7
-_ITERATIONS: Final = 60
+_SHARE_MEAN: Final = 1.0
+_SHARE_SPREAD: Final = 1.0
+"""Prior of the log odds of the sum's share of the variance."""
+_ITERATIONS: Final = 50
+_FITTED: Final = 64
+"""Most observations that hyper-parameters are fitted to; predictions use all."""
 _BOUNDS_LENGTH: Final = (math.log(0.03), math.log(100.0))
 _BOUNDS_SCALE: Final = (math.log(0.05), math.log(20.0))
 _BOUNDS_NOISE: Final = (math.log(1e-6), math.log(1.0))
+_BOUNDS_SHARE: Final = (-5.0, 5.0)
+_NO_SHARE: Final = (-30.0, -30.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,12 +53,14 @@ class Surrogate:
     Attributes:
         x: (n, d) features of the observations.
         lengths: (d,) length scales.
+        share: of the variance, that features explain each by itself; 0 to 1.
         scale, noise: variances, of standardised values.
         mean, deviation: what values were standardised by.
     """
 
     x: FloatArray
     lengths: FloatArray
+    share: float
     scale: float
     noise: FloatArray
     mean: float
@@ -55,33 +69,34 @@ class Surrogate:
     _weights: FloatArray
 
     @classmethod
-    def fit(cls, x: FloatArray, y: FloatArray, noise: FloatArray | None = None) -> Surrogate:
+    def fit(cls, x: FloatArray, y: FloatArray, noise: FloatArray | None = None, *, alone: bool = True) -> Surrogate:
         """To observations.
 
         Args:
             x: (n, d) features, n at least 1.
             y: (n,) finite values.
             noise: (n,) known standard errors of the values, on top of a common one that is learnt; None is 0.
+            alone: whether features explain a share each by itself.
         """
         mean = float(np.mean(y))
         deviation = float(np.std(y)) or 1.0
         z = (y - mean) / deviation
+        some = _spread_out(z, _FITTED)
         known = np.zeros(len(y)) if noise is None else (noise / deviation) ** 2
         d = x.shape[1]
         length_mean = math.log(_LENGTH) + 0.5 * math.log(d)
-        prior_mean = np.array([*[length_mean] * d, 0.0, _NOISE_MEAN])
-        prior_spread = np.array([*[_LENGTH_SPREAD] * d, _SCALE_SPREAD, _NOISE_SPREAD])
-        squares = (x[:, None, :] - x[None, :, :]) ** 2
+        prior_mean = np.array([*[length_mean] * d, 0.0, _NOISE_MEAN, _SHARE_MEAN])
+        prior_spread = np.array([*[_LENGTH_SPREAD] * d, _SCALE_SPREAD, _NOISE_SPREAD, _SHARE_SPREAD])
+        apart = np.abs(x[some, None, :] - x[None, some, :])
 
         def loss(theta: FloatArray) -> tuple[float, FloatArray]:
-            return _posterior(theta, squares, z, known, prior_mean, prior_spread)
+            return _posterior(theta, apart, z[some], known[some], prior_mean, prior_spread)
 
-        bounds = [*[_BOUNDS_LENGTH] * d, _BOUNDS_SCALE, _BOUNDS_NOISE]
-        found = minimize(
-            loss, prior_mean, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": _ITERATIONS}
-        ).x
-        lengths, scale = np.exp(found[:d]), math.exp(found[d])
-        return cls.given(x, y, lengths=lengths, scale=scale, noise=math.exp(found[d + 1]) + known)
+        bounds = [*[_BOUNDS_LENGTH] * d, _BOUNDS_SCALE, _BOUNDS_NOISE, _BOUNDS_SHARE if alone else _NO_SHARE]
+        start = np.clip(prior_mean, *np.transpose(bounds))
+        found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": _ITERATIONS}).x
+        lengths, scale, share = np.exp(found[:d]), math.exp(found[d]), float(expit(found[d + 2]))
+        return cls.given(x, y, lengths=lengths, share=share, scale=scale, noise=math.exp(found[d + 1]) + known)
 
     @classmethod
     def given(
@@ -90,6 +105,7 @@ class Surrogate:
         y: FloatArray,
         *,
         lengths: FloatArray,
+        share: float,
         scale: float,
         noise: FloatArray,
         mean: float | None = None,
@@ -99,15 +115,15 @@ class Surrogate:
         centre = float(np.mean(y)) if mean is None else mean
         spread = (float(np.std(y)) or 1.0) if deviation is None else deviation
         z = (y - centre) / spread
-        covariance = scale * _matern(_distances(x, x, lengths))
+        covariance = scale * _kernel(x, x, lengths, share)
         covariance[np.diag_indices_from(covariance)] += noise + _JITTER
         chol = cholesky(covariance, lower=True, check_finite=False)
         weights: FloatArray = cho_solve((chol, True), z, check_finite=False)
-        return cls(x, lengths, scale, noise, centre, spread, chol, weights)
+        return cls(x, lengths, share, scale, noise, centre, spread, chol, weights)
 
     def predict(self, x: FloatArray) -> tuple[FloatArray, FloatArray]:
         """(N, d) features -> (N,) means and (N,) standard deviations, without noise."""
-        cross = self.scale * _matern(_distances(x, self.x, self.lengths))
+        cross = self.scale * _kernel(x, self.x, self.lengths, self.share)
         half = solve_triangular(self._chol, cross.T, lower=True, check_finite=False)
         variance = np.maximum(self.scale - np.einsum("ij,ij->j", half, half), 1e-12)
         return self.mean + self.deviation * (cross @ self._weights), self.deviation * np.sqrt(variance)
@@ -123,6 +139,7 @@ class Surrogate:
             np.vstack([self.x, x]),
             values,
             lengths=self.lengths,
+            share=self.share,
             scale=self.scale,
             noise=noise,
             mean=self.mean,
@@ -135,12 +152,28 @@ class Surrogate:
         return values
 
 
-def _distances(a: FloatArray, b: FloatArray, lengths: FloatArray) -> FloatArray:
-    """(N, M) scaled distances."""
-    a, b = a / lengths, b / lengths
-    squares = np.maximum((a**2).sum(1)[:, None] + (b**2).sum(1)[None, :] - 2 * a @ b.T, 0.0)
-    distances: FloatArray = np.sqrt(squares)
-    return distances
+def _spread_out(z: FloatArray, most: int) -> npt.NDArray[np.int64]:
+    """(k,) rows, at most so many: all, or half of them the best and the others evenly over the rest."""
+    order = np.argsort(z, kind="stable")
+    half = most // 2
+    if len(z) <= most:
+        return np.arange(len(z))
+    rest = np.linspace(half, len(z) - 1, most - half).round().astype(np.int64)
+    return np.sort(order[np.concatenate([np.arange(half), rest])])
+
+
+def _kernel(a: FloatArray, b: FloatArray, lengths: FloatArray, share: float) -> FloatArray:
+    """(N, M) covariances of (N, d) and (M, d) features, 1 at equal ones."""
+    d = len(lengths)
+    squares = np.zeros((len(a), len(b)))
+    alone = np.zeros_like(squares)
+    for at in range(d):
+        # one feature after the other: N x M x d would not fit the cache
+        apart = np.abs(a[:, at, None] - b[None, :, at]) / lengths[at]
+        squares += apart * apart
+        alone += _matern(apart * math.sqrt(d))
+    values: FloatArray = share / d * alone + (1 - share) * _matern(np.sqrt(squares))
+    return values
 
 
 def _matern(r: FloatArray) -> FloatArray:
@@ -151,20 +184,31 @@ def _matern(r: FloatArray) -> FloatArray:
 
 def _posterior(
     theta: FloatArray,
-    squares: FloatArray,
+    apart: FloatArray,
     z: FloatArray,
     known: FloatArray,
     prior_mean: FloatArray,
     prior_spread: FloatArray,
 ) -> tuple[float, FloatArray]:
-    """Negative log posterior of (log lengths, log scale, log noise), and its gradient."""
-    d = squares.shape[2]
-    lengths, scale, noise = np.exp(theta[:d]), math.exp(theta[d]), math.exp(theta[d + 1])
-    inverse = lengths**-2.0
-    r = np.sqrt(squares @ inverse)
-    s = _SQRT5 * r
+    """Negative log posterior of (log lengths, log scale, log noise, log odds of the share), and its gradient."""
+    d = apart.shape[2]
+    lengths, scale, noise, share = (
+        np.exp(theta[:d]),
+        math.exp(theta[d]),
+        math.exp(theta[d + 1]),
+        float(expit(theta[-1])),
+    )
+    scaled = apart / lengths
+    squares = scaled * scaled
+    s = _SQRT5 * np.sqrt(squares.sum(axis=2))
     decay = np.exp(-s)
-    kernel = scale * (1 + s + s * s / 3) * decay
+    together = (1 + s + s * s / 3) * decay
+    # alone, a feature's length scale is shorter by the root of the dimension, by which the prior makes it longer
+    t = (_SQRT5 * math.sqrt(d)) * scaled
+    decays = np.exp(-t)
+    slopes = (1 + t) * decays
+    alone = (slopes + t * t * decays / 3).mean(axis=2)
+    kernel = scale * (share * alone + (1 - share) * together)
     covariance = kernel + np.diag(known + noise + _JITTER)
     try:
         chol = cholesky(covariance, lower=True, check_finite=False)
@@ -175,10 +219,13 @@ def _posterior(
     outer = np.outer(weights, weights) - solved
     off = (theta - prior_mean) / prior_spread
     value = 0.5 * float(z @ weights) + float(np.log(np.diag(chol)).sum()) + 0.5 * float(off @ off)
-    # d kernel / d log length = scale 5/3 (1 + s) exp(-s) square / length^2
-    common = outer * (scale * (5.0 / 3.0) * (1 + s) * decay)
+    # d matern / d log length = 5/3 (1 + s) exp(-s) (distance / length)^2
+    common = outer * ((1 - share) * (5.0 / 3.0) * (1 + s) * decay)
     gradient = np.empty_like(theta)
-    gradient[:d] = -0.5 * np.einsum("ij,ijk->k", common, squares) * inverse
+    gradient[:d] = np.einsum("ij,ijk->k", common, squares)
+    gradient[:d] += share * (5.0 / 3.0) * np.einsum("ij,ijk,ijk->k", outer, slopes, squares)
+    gradient[:d] *= -0.5 * scale
     gradient[d] = -0.5 * float(np.sum(outer * kernel))
     gradient[d + 1] = -0.5 * noise * float(np.trace(outer))
+    gradient[d + 2] = -0.5 * scale * share * (1 - share) * float(np.sum(outer * (alone - together)))
     return value, gradient + off / prior_spread

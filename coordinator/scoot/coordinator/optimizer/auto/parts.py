@@ -1,0 +1,41 @@
+"""The parts of method="auto", each of which can be left out to show what it is worth. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """Which parts there are: all of them, but in comparisons.
+
+    Attributes:
+        around: first points around the default; without it as many Sobol points.
+        logs: objectives are modelled by their logarithms.
+        warp: numbers that span more than a decade are on a logarithmic scale.
+        knee: what is far worse than most is drawn in.
+        alone: the covariance has what features do each by itself.
+        works: a model of what works at all.
+        causes: that model is one of each cause of failures.
+        cover: values never seen to work are tried with little else changed.
+        mixed: mixtures of good points and the default are among the candidates.
+        niches: candidates are around the best with each value, too, and not only around the best of all.
+        refined: the best candidates are looked around.
+        doubt: every second suggestion takes the model for half as sure as it is.
+    """
+
+    around: bool = True
+    logs: bool = True
+    warp: bool = True
+    knee: bool = True
+    alone: bool = True
+    works: bool = True
+    causes: bool = True
+    cover: bool = True
+    mixed: bool = True
+    niches: bool = True
+    refined: bool = True
+    doubt: bool = True
+
+
+ALL = Parts()
