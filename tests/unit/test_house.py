@@ -138,7 +138,22 @@ IO = {
             for name in ("command", "folder", "follow", "launch", "live", "records", "run", "server", "sweep")
         ),
     },
-    "experiments": {"command", "compare", "figure_command", "memo", "options", "peer", "reference", "run_file"},
+    "experiments": {
+        *(
+            "command",
+            "compare",
+            "figure_command",
+            "landscape",
+            "memo",
+            "methods",
+            "options",
+            "page_command",
+            "peer",
+            "plots",
+            "reference",
+            "run_file",
+        ),
+    },
     "simulator": {
         "calibration",  # reads the package's own data, once
         *("command", "fit_command", "profiles_command", "run_command", "serve_command"),

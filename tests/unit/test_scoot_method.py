@@ -179,6 +179,20 @@ def pending() -> Config:
     return {"seqs": 300, "tokens": 1024, "share": 0.7, "policy": "a", "chunked": True, "chunk": 8}
 
 
+def test_without_the_forest_a_crash_is_only_not_repeated() -> None:
+    def best_crashes(config: Config) -> tuple[float] | None:
+        """The fewer tokens the better, but few crash."""
+        return None if float(config["tokens"]) < 2000 else (float(config["tokens"]),)
+
+    told = history(USUAL, 24, best_crashes)
+    task = Task(problem=Problem(space=USUAL, directions=(LESS,)), history=told, n=4, call=23, seed=0)
+    without = method.suggest(task, forest=False)
+    check(USUAL, told, without)
+    assert {suggestion.explanation["pof"] for suggestion in without} == {1.0}
+    assert [best_crashes(suggestion.config) for suggestion in without] == [None] * 4
+    assert all(best_crashes(suggestion.config) for suggestion in method.suggest(task))
+
+
 def test_predictions_are_in_the_metrics_own_unit_and_sense() -> None:
     told = history(USUAL, 40, lambda config: (1000.0 + float(config["tokens"]), 5e-3 * float(config["share"])))
     for suggestion in ask(USUAL, told, 3, (LESS, MORE)):

@@ -15,6 +15,7 @@ from scoot.experiments.compare import Place, Plan, compare, over, site
 from scoot.experiments.evaluation import Evaluator
 from scoot.experiments.figure_command import conflict_command, figure_command, transfer_command
 from scoot.experiments.options import cache_of, names_of, tell, with_cache, with_place, with_runs, with_services
+from scoot.experiments.page_command import page_command
 from scoot.experiments.reference import RANDOM, known_of, sample, search
 from scoot.experiments.run import Design
 from scoot.experiments.run_file import read_runs
@@ -110,6 +111,7 @@ def services_command(services: str, random: int, cache: str | None, jobs: int, b
 cli.add_command(figure_command)
 cli.add_command(transfer_command)
 cli.add_command(conflict_command)
+cli.add_command(page_command)
 
 
 def _searched(services: str, folder: Path, points: int, rounds: int, jobs: int, backend: str) -> Iterable[str]:

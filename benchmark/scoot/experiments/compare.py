@@ -15,7 +15,7 @@ import msgspec
 from joblib import Parallel, delayed, parallel_config
 
 from scoot.coordinator.optimizer.base import Problem
-from scoot.coordinator.optimizer.registry import load_method
+from scoot.experiments import methods
 from scoot.experiments.catalogue import SERVICES
 from scoot.experiments.memo import Memo, fingerprint
 from scoot.experiments.run import Design, Run, RunSpec, perform
@@ -23,7 +23,7 @@ from scoot.experiments.run_file import finished, write_run
 from scoot.experiments.services import TuningService, problem_of
 
 THREADS: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-"""Set to 1 in every process: the runs are what is parallel, and CPU seconds mean something then."""
+"""Set to 1 in every process, peers' included: the runs are what is parallel, and CPU seconds mean something then."""
 
 _LOCAL: Final = "loky"
 
@@ -33,7 +33,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         services: which.
-        methods: names of the registry.
+        methods: names, see scoot.experiments.methods.
         seeds: how many; 0, 1, ...
         budget: trials of a run.
         parallelisms: each is a comparison of its own.
@@ -85,30 +85,50 @@ def specs_of(plan: Plan) -> tuple[RunSpec, ...]:
 
 
 def compare(plan: Plan, place: Place, *, tell: Callable[[str], None]) -> int:
-    """Do every run of a plan that is not there yet.
+    """Do every run of a plan that is not there yet, but those of more objectives than a method takes.
 
     Args:
         plan, place: see there.
-        tell: gets a line per finished run.
+        tell: gets a line per finished run, and one per method that some services are not for.
 
     Returns:
         How many runs were done.
 
     Raises:
-        UserError: an unknown method.
+        UserError: a method is unknown, or its environment is not there.
         PermanentInfraError: results cannot be written.
     """
     for method in plan.methods:
-        load_method(method)
+        methods.check_method(method)
+    left_out = unsuited(plan)
+    for method, services in left_out.items():
+        most = methods.MOST_OBJECTIVES[method]
+        tell(f"{method} takes {most} objective{'s' * (most > 1)} at most, no runs of {', '.join(services)}")
     prints = {service.name: fingerprint(service) for service in plan.services}
-    specs = specs_of(plan)
+    specs = [spec for spec in specs_of(plan) if spec.service not in left_out.get(spec.method, ())]
     todo = [spec for spec in specs if not finished(place.out, spec, prints[spec.service])]
     tell(f"{len(specs)} runs, {len(specs) - len(todo)} of them are there")
     done = 0
-    for line in over(place, do_run, [(str(place.out), str(place.cache), spec) for spec in todo]):
-        done += 1
-        tell(f"{done}/{len(todo)} {line}")
+    try:
+        for line in over(place, do_run, [(str(place.out), str(place.cache), spec) for spec in todo]):
+            done += 1
+            tell(f"{done}/{len(todo)} {line}")
+    finally:
+        methods.close()  # what runs left here; in other processes it ends with these
     return done
+
+
+def unsuited(plan: Plan) -> dict[str, tuple[str, ...]]:
+    """Services of a plan that have more objectives than a method takes, by method."""
+    found = {
+        method: tuple(
+            service.name
+            for service in plan.services
+            if len(service.objectives) > methods.MOST_OBJECTIVES.get(method, len(service.objectives))
+        )
+        for method in plan.methods
+    }
+    return {method: services for method, services in found.items() if services}
 
 
 def over(place: Place, function: Callable[..., str], arguments: Sequence[tuple[object, ...]]) -> Iterator[str]:
@@ -125,12 +145,13 @@ def do_run(out: str, cache: str, spec: RunSpec) -> str:
     """One run, in any process; a line about it.
 
     Raises:
-        UserError: an unknown method or service.
+        UserError: the method is unknown, or its environment is not there.
         PermanentInfraError: its result cannot be written.
     """
     problem, memo = site(cache, spec.service)
     simulated = memo.simulated
-    run = perform(spec, problem, load_method(spec.method), memo, cpu_clock=time.process_time)
+    with methods.method_of(spec.method) as method:
+        run = perform(spec, problem, method, memo, cpu_clock=time.process_time)
     write_run(Path(out), run, fingerprint(memo.service))
     return _line(run, memo.simulated - simulated)
 

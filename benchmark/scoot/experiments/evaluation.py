@@ -15,6 +15,7 @@ from scoot.coordinator.objective.outcome import outcome_figures, outcomes_of
 from scoot.experiments.services import TuningService, engine_of, objectives_of, rows_of, workload_of
 from scoot.simulator.load import Load
 from scoot.simulator.trial import Trial, simulate
+from scoot.wire.errors import UserError
 from scoot.wire.reasons import Reason
 from scoot.wire.spec import Config, Workload
 
@@ -22,6 +23,9 @@ ARRIVALS: Final = 1
 """The seed of the arrival order of every trial, as in a study: all configurations meet the same requests."""
 
 _LOADS_KEPT: Final = 6
+
+_ENDLESS: Final = "workload.arrivals"
+"""Key of the simulator's error about a load that does not end."""
 
 
 class Evaluated(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,14 +73,21 @@ class Evaluator:
     def __call__(self, config: Config) -> Evaluated:
         """The trial of a full configuration.
 
+        Users whose every request is refused at once ask again at once, without end: such a configuration has failed.
+
         Raises:
             UserError: the service makes no sense.
         """
         service = self.service
         load = self._load(workload_of(service, config))
-        trial = simulate(
-            engine_of(service, config), load.workload, (), seed=self.arrivals, limits=service.limits, load=load
-        )
+        try:
+            trial = simulate(
+                engine_of(service, config), load.workload, (), seed=self.arrivals, limits=service.limits, load=load
+            )
+        except UserError as error:
+            if error.key != _ENDLESS or load.workload.arrivals.users is None:
+                raise
+            return Evaluated(reason=Reason.ENGINE_REQUESTS_FAILED.value, message=str(error))
         return evaluated(service, trial)
 
     def _load(self, workload: Workload) -> Load:

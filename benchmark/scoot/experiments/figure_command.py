@@ -9,6 +9,7 @@ import click
 from scoot.experiments import catalogue, table
 from scoot.experiments.compare import Place, Plan, compare, site, specs_of
 from scoot.experiments.figures import FIGURE_2, FIGURE_13, PRESETS, conflict
+from scoot.experiments.landscape import carried
 from scoot.experiments.options import cache_of, names_of, tell, with_cache, with_place, with_runs, with_services
 from scoot.experiments.reference import best_known, known_of
 from scoot.experiments.run import Design
@@ -86,6 +87,5 @@ def conflict_command(services: str, cache: str | None) -> None:
 
 def _on(folder: str, config: Config, target: TuningService) -> str:
     """Objective values of another service's configuration, as near to it as this one's space allows."""
-    problem, memo = site(folder, target.name)
-    wanted = {name: config.get(name, value) for name, value in catalogue.default_of(target).items()}
-    return table.values_text(memo(problem.space.project([wanted])[0]).values)
+    _, memo = site(folder, target.name)
+    return table.values_text(memo(carried(config, target, folder)).values)

@@ -13,11 +13,11 @@ import msgspec
 import numpy as np
 
 from scoot.coordinator.objective.best import best_trial
-from scoot.coordinator.objective.metric import Direction
-from scoot.coordinator.objective.pareto import minimise, pareto_front
+from scoot.coordinator.objective.pareto import minimise
 from scoot.coordinator.optimizer.base import Problem
+from scoot.experiments.fronts import shares_of
 from scoot.experiments.run import Run
-from scoot.experiments.scores import keeps
+from scoot.experiments.scores import keeps, relative
 from scoot.experiments.table import Known, labels, rows, values_text
 
 Render = Callable[[Sequence[Run], Mapping[str, Known]], list[str]]
@@ -66,11 +66,7 @@ def gains(run: Run, problem: Problem) -> tuple[float, ...] | None:
     number = chosen(run, problem)
     if number is None or first.values is None or not keeps(first, problem.outcomes):
         return None
-    found = run.steps[number].trial.values or ()
-    return tuple(
-        (now / before - 1) if direction is Direction.MAXIMISE else (1 - now / before)
-        for now, before, direction in zip(found, first.values, problem.directions, strict=True)
-    )
+    return relative(run.steps[number].trial.values or (), first.values, problem.directions)
 
 
 def improvements(runs: Sequence[Run], known: Mapping[str, Known]) -> list[str]:
@@ -80,12 +76,10 @@ def improvements(runs: Sequence[Run], known: Mapping[str, Known]) -> list[str]:
     for name, each in known.items():
         shown = []
         for group in by_label.values():
-            found = [
-                gain for run in group if run.spec.service == name and (gain := gains(run, each.problem)) is not None
-            ]
-            shown.append(
-                " / ".join(f"{100 * mean:.1f} %" for mean in np.mean(found, axis=0)) if found else "default fails"
-            )
+            own = [run for run in group if run.spec.service == name]
+            found = [gain for run in own if (gain := gains(run, each.problem)) is not None]
+            missing = "default fails" if own else "-"
+            shown.append(" / ".join(f"{100 * mean:.1f} %" for mean in np.mean(found, axis=0)) if found else missing)
         lines.append([name, *shown])
     return rows(["service", *by_label], lines)
 
@@ -104,52 +98,11 @@ def speed(runs: Sequence[Run], known: Mapping[str, Known]) -> list[str]:
 
 def joint_fronts(runs: Sequence[Run], known: Mapping[str, Known]) -> list[str]:
     """Who found the points of the front of all methods together, and how wide each one's part is (Figures 15, 16)."""
-    by_label = labels(runs)
-    lines: list[Sequence[object]] = []
-    for name, each in known.items():
-        seeds = sorted({run.spec.seed for run in runs if run.spec.service == name})
-        shares: dict[str, list[float]] = {label: [] for label in by_label}
-        widths: dict[str, list[float]] = {label: [] for label in by_label}
-        for seed in seeds:
-            _joint(
-                each.problem,
-                {
-                    label: [run for run in group if (run.spec.service, run.spec.seed) == (name, seed)]
-                    for label, group in by_label.items()
-                },
-                shares,
-                widths,
-            )
-        lines += [
-            [name, label, f"{100 * np.mean(shares[label]):.0f} %", f"{100 * np.mean(widths[label]):.0f} %"]
-            for label in by_label
-            if shares[label]
-        ]
-    return rows(["service", "method", "of the joint front", "width of its part"], lines)
-
-
-def _joint(
-    problem: Problem, runs: Mapping[str, Sequence[Run]], shares: dict[str, list[float]], widths: dict[str, list[float]]
-) -> None:
-    """One seed: each method's share of the joint front, and of its width in the first objective."""
-    found = [
-        (label, step.trial.values)
-        for label, group in runs.items()
-        for run in group
-        for step in run.steps
-        if keeps(step.trial, problem.outcomes) and step.trial.values is not None
+    lines = [
+        [each.service, each.label, f"{100 * each.points:.0f} %", f"{100 * each.width:.0f} %"]
+        for each in shares_of(runs, known)
     ]
-    if not found:
-        return
-    points = minimise([values for _, values in found], problem.directions)
-    front = np.flatnonzero(pareto_front(points))
-    distinct, place = np.unique(points[front], axis=0, return_inverse=True)
-    whole = float(np.ptp(distinct[:, 0]))
-    for label in runs:
-        own = np.array([found[row][0] == label for row in front.tolist()], dtype=np.bool_)
-        shares[label].append(len(np.unique(place.ravel()[own])) / len(distinct))
-        part = float(np.ptp(points[front][own, 0])) if own.any() else 0.0
-        widths[label].append(part / whole if whole > 0 else float(own.any()))
+    return rows(["service", "method", "of the joint front", "width of its part"], lines)
 
 
 def recommended(runs: Sequence[Run], known: Mapping[str, Known]) -> list[str]:
@@ -207,7 +160,7 @@ PRESETS: Final = MappingProxyType(
             title="Random-forest feasibility left out (Figure 14)",
             services="BOT-2a100-7b,BOT-2a100-13b,BOT-4a100-7b,BOT-4a100-13b,"
             "CLS-2a100-7b,CLS-2a100-13b,CLS-4a100-7b,CLS-4a100-13b",
-            methods=("scoot", "scoot-without-forest"),
+            methods=("scoot", "scoot-without-forest", "auto", "auto-without-works"),
             render=improvements,
         ),
         "15-16": Preset(

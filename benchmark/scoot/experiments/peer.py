@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
+import msgspec
 import numpy as np
 
 from scoot.coordinator.objective.pareto import FloatArray
@@ -21,6 +22,7 @@ from scoot.coordinator.optimizer.baselines.penalty import punished
 from scoot.coordinator.optimizer.baselines.proposals import Proposals
 from scoot.coordinator.space.encoding import Axis, ChoiceAxis, GridAxis, IntegerAxis, RealAxis
 from scoot.coordinator.space.space import Space
+from scoot.experiments.run import PEER_CPU_S
 from scoot.wire.errors import SolverError
 from scoot.wire.spec import Config
 
@@ -37,7 +39,7 @@ class PeerMethod:
 
     Args:
         python: interpreter of an environment that has the optimizer.
-        name: "optuna-tpe", "optuna-gp", "optuna-nsga2" or "hebo"; also the source of its suggestions.
+        name: "optuna-tpe", "optuna-gp", "optuna-nsga2", "hebo" or "ax"; also the source of its suggestions.
     """
 
     def __init__(self, python: str, name: str) -> None:
@@ -65,7 +67,7 @@ class PeerMethod:
             process.communicate()
 
     def __call__(self, task: Task, /) -> tuple[Suggestion, ...]:
-        """The next suggestions (a Method). `peer_cpu_s` in an explanation is the CPU time of the whole answer.
+        """The next suggestions (a Method). `peer_cpu_s` in an explanation is the peer's CPU time for the whole call.
 
         Raises:
             SolverError: the peer failed or is not there.
@@ -73,19 +75,23 @@ class PeerMethod:
         """
         space = task.problem.space
         proposals = Proposals(task, self.name)
+        cpu_s = 0.0
         for attempt in range(ATTEMPTS):
             if not proposals.missing:
                 break
             answer = self._ask(_question(task, attempt, [point.config for point in proposals.found], proposals.missing))
             try:
                 points = np.asarray([_point(space, numbers) for numbers in answer["configs"]])
-                why = {"design": self.name, "peer_cpu_s": float(answer["cpu_s"])}
+                cpu_s += float(answer["cpu_s"])
             except (KeyError, TypeError, ValueError) as error:
                 raise SolverError(f"{self.name}: no answer to the question: {error!r}") from error
             for config in space.decode(space.project_points(points.reshape(-1, len(space.axes)))):
-                proposals.add(config, why)
+                proposals.add(config, {"design": self.name})
         proposals.add_sobol(proposals.missing, "Sobol fill-up")
-        return tuple(proposals.found)
+        return tuple(
+            msgspec.structs.replace(each, explanation={**each.explanation, PEER_CPU_S: cpu_s})
+            for each in proposals.found
+        )
 
     def _ask(self, question: Mapping[str, Any]) -> dict[str, Any]:
         try:

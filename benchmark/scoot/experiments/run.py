@@ -7,18 +7,21 @@ allows, and a slot that is free is filled at once while the others are still bus
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import numpy as np
 
 from scoot.coordinator.optimizer import sobol
-from scoot.coordinator.optimizer.base import Method, Observation, Problem, Task
+from scoot.coordinator.optimizer.base import Method, Observation, Problem, Suggestion, Task
 from scoot.coordinator.optimizer.contract import check_suggestions
 from scoot.experiments.evaluation import Evaluate, Evaluated
 from scoot.wire.spec import Config
+
+PEER_CPU_S: Final = "peer_cpu_s"
+"""Key of an explanation: CPU seconds that another process spent on the whole call that the suggestion is from."""
 
 
 class Design(StrEnum):
@@ -63,7 +66,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
         config, trial: see there.
         source: what proposed it: "default", "design" or what the suggestion says.
         asked_s, ended_s: virtual time of its suggestion and of its end, from the beginning of the run.
-        cpu_s: CPU seconds of the suggestion; where several were asked for at once, its part.
+        cpu_s: CPU seconds of the suggestion, other processes' included; where several were asked for at once, its part.
         explanation: why, from the method.
     """
 
@@ -165,7 +168,7 @@ def perform(
             began = cpu_clock()
             try:
                 suggestions = method(task)
-                cpu_s = cpu_clock() - began
+                cpu_s = cpu_clock() - began + _elsewhere_s(suggestions)
                 check_suggestions(task, suggestions)
             except Exception as failure:  # noqa: BLE001 - a method that fails is a result of the comparison
                 error, suggestions, cpu_s = f"{type(failure).__name__}: {failure}", (), 0.0
@@ -180,6 +183,11 @@ def perform(
         if not state.pending:
             return Run(spec=spec, steps=tuple(state.steps), error=error)
         state.wait()
+
+
+def _elsewhere_s(suggestions: Sequence[Suggestion]) -> float:
+    """CPU seconds of a call that this process's clock does not see."""
+    return max((float(each.explanation.get(PEER_CPU_S, 0.0)) for each in suggestions), default=0.0)
 
 
 class _State:

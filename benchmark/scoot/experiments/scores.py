@@ -16,6 +16,7 @@ import numpy as np
 from scipy.stats import binomtest
 
 from scoot.coordinator.objective.hypervolume import hypervolume
+from scoot.coordinator.objective.metric import Direction
 from scoot.coordinator.objective.outcome import Outcome, violation
 from scoot.coordinator.objective.pareto import FloatArray, minimise, pareto_front
 from scoot.coordinator.optimizer.base import Problem
@@ -103,6 +104,14 @@ def reference_of(
         default=default.values if keeps(default, problem.outcomes) else None,
         anchor=anchor,
         front=tuple(map(tuple, minimise(front, problem.directions).tolist())),
+    )
+
+
+def relative(values: Sequence[float], before: Sequence[float], directions: Sequence[Direction]) -> tuple[float, ...]:
+    """By what share of the former value each objective is better: 0.2 is a fifth, less than 0 is worse."""
+    return tuple(
+        (now / then - 1) if direction is Direction.MAXIMISE else (1 - now / then)
+        for now, then, direction in zip(values, before, directions, strict=True)
     )
 
 

@@ -26,6 +26,68 @@ class Known(msgspec.Struct, frozen=True, kw_only=True):
     reference: Reference
 
 
+class Part(msgspec.Struct, frozen=True, kw_only=True):
+    """What can be compared: services of one kind, and of them what every method did.
+
+    Attributes:
+        title: of its tables.
+        several: whether services have several objectives: quality is a share of the hypervolume, else 1 - regret.
+        scores: label -> (service, seed) -> score, of services with something to tune; a label has at least one.
+        pairs: the (service, seed) pairs that every label has, in order; perhaps none.
+        absent: labels of the comparison without any of these services.
+    """
+
+    title: str
+    several: bool
+    scores: Scores
+    pairs: tuple[tuple[str, int], ...]
+    absent: tuple[str, ...]
+
+    @property
+    def what(self) -> str:
+        """What tables and plots show of a quality."""
+        return "HV share" if self.several else "regret"
+
+    def shown(self, quality: float) -> float:
+        """A quality as tables and plots show it."""
+        return quality if self.several else 1 - quality
+
+    def notes(self) -> list[str]:
+        """What is left out, so that methods are compared on equal terms; nothing where nothing is."""
+        lines = []
+        every = set().union(*self.scores.values())
+        lacking = {label: len(every) - len(each) for label, each in self.scores.items() if len(each) < len(every)}
+        if lacking:
+            missing = ", ".join(f"{count} of {label}" for label, count in lacking.items())
+            compared = f"the {len(self.pairs)} of {len(every)} pairs of service and seed that every method has"
+            lines += [f"Compared on {compared}; missing: {missing}.", ""]
+        if self.absent:
+            lines += [f"Did not run on these services: {', '.join(self.absent)}.", ""]
+        return lines
+
+
+def parts_of(scores: Scores, known: Mapping[str, Known]) -> list[Part]:
+    """One part per number of objectives, if there is something to compare.
+
+    Args:
+        scores: of all runs, see scores_of.
+        known: of every service that they mention.
+    """
+    found = []
+    for title, several in (("One objective", False), ("Two or three objectives", True)):
+        chosen = {
+            name
+            for name, each in known.items()
+            if (len(each.problem.directions) > 1) is several and tunable(each.reference, each.problem)
+        }
+        kept = {label: {pair: one for pair, one in each.items() if pair[0] in chosen} for label, each in scores.items()}
+        here = {label: each for label, each in kept.items() if each}
+        if here:
+            absent = tuple(label for label in kept if label not in here)
+            found.append(Part(title=title, several=several, scores=here, pairs=paired(here), absent=absent))
+    return found
+
+
 def rows(head: Sequence[str], lines: Iterable[Sequence[object]]) -> list[str]:
     """A Markdown table."""
     text = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
@@ -83,20 +145,10 @@ def comparison(
     """
     scores = scores_of(runs, known, logarithmic=logarithmic)
     lines: list[str] = []
-    for title, several in (("One objective", False), ("Two or three objectives", True)):
-        chosen = {
-            name
-            for name, each in known.items()
-            if (len(each.problem.directions) > 1) is several and tunable(each.reference, each.problem)
-        }
-        part = {
-            label: {pair: found for pair, found in each.items() if pair[0] in chosen} for label, each in scores.items()
-        }
-        pairs = paired(part)
-        if pairs:
-            lines += [f"## {title}", ""]
-            lines += _overall(part, pairs, several=several, against=against)
-            lines += ["", *_duels(part, pairs), "", *_services(part, pairs, several=several), ""]
+    for part in parts_of(scores, known):
+        lines += [f"## {part.title}", "", *part.notes()]
+        if part.pairs:
+            lines += [*_overall(part, against=against), "", *_duels(part), "", *_services(part), ""]
     little = [name for name, each in known.items() if not tunable(each.reference, each.problem)]
     if little:
         lines += [f"Too little to tune, left out of the means: {', '.join(little)}.", ""]
@@ -106,21 +158,20 @@ def comparison(
     return lines
 
 
-def _shown(quality: float, several: bool) -> str:
-    return f"{quality if several else 1 - quality:.3f}"
+def _shown(quality: float, part: Part) -> str:
+    return f"{part.shown(quality):.3f}"
 
 
-def _overall(part: Scores, pairs: Sequence[tuple[str, int]], *, several: bool, against: str) -> list[str]:
-    what = "HV share" if several else "regret"
-    summaries = {label: summarise([each[pair] for pair in pairs]) for label, each in part.items()}
+def _overall(part: Part, *, against: str) -> list[str]:
+    summaries = {label: summarise([each[pair] for pair in part.pairs]) for label, each in part.scores.items()}
     budget = min(len(each.quality) for each in summaries.values())
     at = [trials for trials in AT if trials < budget] + [budget]
     target = summaries[against].at(budget) if against in summaries else None
     head = [
         "method",
         "runs",
-        *(f"{what} after {trials}" for trials in at),
-        "p10" if several else "p90",
+        *(f"{part.what} after {trials}" for trials in at),
+        "p10" if part.several else "p90",
         "worst",
         "wasted",
         "broke a limit",
@@ -137,9 +188,9 @@ def _overall(part: Scores, pairs: Sequence[tuple[str, int]], *, several: bool, a
             [
                 label,
                 each.runs,
-                *(_shown(each.at(trials), several) for trials in at),
-                _shown(each.p10, several),
-                _shown(each.worst, several),
+                *(_shown(each.at(trials), part) for trials in at),
+                _shown(each.p10, part),
+                _shown(each.worst, part),
                 f"{each.wasted:.1f}",
                 f"{each.broken:.1f}",
                 "-" if first is None else first,
@@ -150,29 +201,33 @@ def _overall(part: Scores, pairs: Sequence[tuple[str, int]], *, several: bool, a
     return rows(head, lines)
 
 
-def _duels(part: Scores, pairs: Sequence[tuple[str, int]]) -> list[str]:
+def _duels(part: Part) -> list[str]:
     """Who beats whom at the end, paired by service and seed."""
     lines = []
-    for first, second in combinations(part, 2):
-        found = duel(
-            [part[first][pair].quality[-1] for pair in pairs], [part[second][pair].quality[-1] for pair in pairs]
-        )
+    for (first, ours), (second, theirs) in combinations(part.scores.items(), 2):
+        found = duel([ours[pair].quality[-1] for pair in part.pairs], [theirs[pair].quality[-1] for pair in part.pairs])
         lines.append([first, second, found.wins, found.ties, found.losses, f"{found.p:.2g}"])
     return rows(["method", "against", "wins", "ties", "losses", "p (sign test)"], lines) if lines else []
 
 
-def _services(part: Scores, pairs: Sequence[tuple[str, int]], *, several: bool) -> list[str]:
+def _services(part: Part) -> list[str]:
     """Mean at the end by service."""
     lines = []
-    for name in dict.fromkeys(service for service, _ in pairs):
-        own = [pair for pair in pairs if pair[0] == name]
-        means = [sum(each[pair].quality[-1] for pair in own) / len(own) for each in part.values()]
-        lines.append([name, len(own), *(_shown(mean, several) for mean in means)])
-    return rows(["service", "seeds", *part], lines)
+    for name in dict.fromkeys(service for service, _ in part.pairs):
+        own = [pair for pair in part.pairs if pair[0] == name]
+        means = [sum(each[pair].quality[-1] for pair in own) / len(own) for each in part.scores.values()]
+        lines.append([name, len(own), *(_shown(mean, part) for mean in means)])
+    return rows(["service", "seeds", *part.scores], lines)
 
 
 def overview(known: Mapping[str, Known], seconds: Mapping[str, float], develop: Sequence[str]) -> list[str]:
-    """What there is to tune in each service."""
+    """What there is to tune in each service.
+
+    Args:
+        known: of each.
+        seconds: CPU seconds of a trial; without any, there is no such column.
+        develop: services that are for development.
+    """
     lines = []
     for name, each in known.items():
         found = each.reference
@@ -186,11 +241,11 @@ def overview(known: Mapping[str, Known], seconds: Mapping[str, float], develop: 
                 f"{100 * improvement(found, each.problem):.0f} %",
                 f"{100 * found.failed / max(1, found.tried):.0f} %",
                 f"{100 * found.broken / max(1, found.tried):.0f} %",
-                f"{seconds.get(name, 0.0):.2f}",
+                *([f"{seconds.get(name, 0.0):.2f}"] if seconds else []),
             ]
         )
-    head = ["service", "for", "parameters", "default", "best", "improvement", "failed", "broke a limit", "s per trial"]
-    return rows(head, lines)
+    head = ["service", "for", "parameters", "default", "best", "improvement", "failed", "broke a limit"]
+    return rows([*head, "s per trial"] if seconds else head, lines)
 
 
 def values_text(values: Sequence[float] | None) -> str:

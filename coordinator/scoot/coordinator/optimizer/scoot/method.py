@@ -41,8 +41,13 @@ _NINETY: Final = 1.6448536269514722
 """Deviations from the mean that leave 5 % beyond."""
 
 
-def suggest(task: Task) -> tuple[Suggestion, ...]:
+def suggest(task: Task, *, forest: bool = True) -> tuple[Suggestion, ...]:
     """The next `task.n` suggestions (a Method).
+
+    Args:
+        task: the call.
+        forest: whether the probability of feasibility constrains the solver. Without, which is the ablation of the
+            paper's Figure 14, all that is learnt from a failure is not to repeat it.
 
     Raises:
         UserError: more than two objectives.
@@ -59,7 +64,7 @@ def suggest(task: Task) -> tuple[Suggestion, ...]:
     if len(found) < task.n:
         record = record_of(problem, task.history)
         if len(record.units):
-            found += _Model(task, record).suggestions(task.n - len(found), found)
+            found += _Model(task, record, forest=forest).suggestions(task.n - len(found), found)
     if len(found) < task.n:
         found += _sobol(task, task.n - len(found), "Sobol fill-up", found)
     return tuple(found)
@@ -83,9 +88,10 @@ class _Model:
     Args:
         task: the call.
         record: of its history; something was measured.
+        forest: whether to model feasibility.
     """
 
-    def __init__(self, task: Task, record: Record) -> None:
+    def __init__(self, task: Task, record: Record, *, forest: bool) -> None:
         self._task = task
         self._space = task.problem.space
         self._record = record
@@ -93,7 +99,7 @@ class _Model:
         self._rng = np.random.default_rng([abs(task.seed), int(task.seed < 0), len(task.history), task.call])
         self._surrogate = Surrogate(self._features.of(record.units), record.gains, self._features.warped)
         self._forest = None
-        if not record.feasible.all():
+        if forest and not record.feasible.all():
             self._forest = Forest(self._features.of(record.tried), record.feasible, int(self._rng.integers(1 << 31)))
         self._threshold = threshold(record.verdicts)
         reached = record.reached if len(record.reached) else record.gains.min(axis=0, keepdims=True)
