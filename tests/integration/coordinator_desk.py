@@ -70,9 +70,11 @@ class Desk:
 
 
 @contextlib.asynccontextmanager
-async def desk(tmp_path: pathlib.Path, lease: LeasePolicy = DEFAULT, store: Any = None) -> AsyncIterator[Desk]:
+async def desk(
+    tmp_path: pathlib.Path, lease: LeasePolicy = DEFAULT, store: Any = None, solver: Solver | None = None
+) -> AsyncIterator[Desk]:
     config = CoordinatorConfig(data_dir=str(tmp_path), listen="127.0.0.1:0", lease=lease)
-    coordinator = Coordinator(config, store or MemoryStore(), Solver())
+    coordinator = Coordinator(config, store or MemoryStore(), solver or Solver())
     async with (
         coordinator.serving() as bound,
         grpc.aio.insecure_channel(str(bound)) as channel,

@@ -99,7 +99,9 @@ async def test_an_overrun_kills_the_worker_and_sobol_answers() -> None:
         ("fault-crash", "fault-crash: the worker process was killed by SIGABRT: about to crash on purpose"),
         ("fault-garbage", "fault-garbage: the worker answered garbage: b'this is no JSON"),
         ("fault-error", "fault-error: ArithmeticError: failing on purpose for 3 suggestions"),
-        ("fault-infeasible", "fault-infeasible: SolverError: a suggestion is not a configuration of the space"),
+        ("fault-user-error", "fault-user-error: UserError: parameters.x: no such parameter among 2 (add it)"),
+        ("fault-too-few", "fault-too-few: 0 suggestions instead of 3, though the space has more"),
+        ("fault-infeasible", "fault-infeasible: a suggestion is not a configuration of the space"),
         ("fault-out-of-memory", "fault-out-of-memory: out of memory"),
     ],
 )
@@ -144,6 +146,9 @@ async def test_the_users_mistakes_are_the_users() -> None:
             await solver.suggest("hang", ask(), GENEROUS_S)
         with pytest.raises(UserError, match="unknown optimizer 'fault-hang'"):
             await solver.suggest("fault-hang", ask(), GENEROUS_S)
+        three = msgspec.structs.replace(ask().spec, objectives=(Objective(metric="ttft_mean"),) * 3)
+        with pytest.raises(UserError, match="method vbo takes at most 2 objectives, not 3"):
+            await solver.suggest("vbo", msgspec.structs.replace(ask(), spec=three), GENEROUS_S)
         assert solver.worker_pid is None
         with pytest.raises(UserError, match="the search space is empty") as caught:
             await solver.suggest("sobol", ask(constraints=("a > 50",)), GENEROUS_S)

@@ -210,6 +210,41 @@ def test_estimates_count_what_is_inactive_once() -> None:
     assert (free.count, free.exact) == (50_000 * 50_001, True)
 
 
+def leaf(when: str, count: int = 100) -> Parameter:
+    return Parameter(name="leaf", kind=ParameterKind.INT, low=1, high=count, when=when)
+
+
+def integers(name: str, high: int, **more: Any) -> Parameter:
+    return Parameter(name=name, kind=ParameterKind.INT, low=1, high=high, **more)
+
+
+ESTIMATED: dict[str, tuple[list[Parameter], list[str], int]] = {
+    "in a region that is not enumerable": (
+        [*LARGE[:3], leaf("threshold > 25000")],
+        ["threshold >= seqs"],
+        50_000 + sum(range(1, 25_001)) + 100 * sum(range(25_001, 50_001)),
+    ),
+    "on a logarithmic scale without constraints": (
+        [integers("a", 10**7, scale=Scale.LOG), leaf("a > 5000000")],
+        [],
+        5_000_000 + 100 * 5_000_000,
+    ),
+    "over two regions that are": (
+        [integers("a", 500), integers("b", 500), integers("c", 1000), leaf("a + c > 1000")],
+        ["a >= b"],
+        sum(a * (1000 - a + 100 * a) for a in range(1, 501)),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ESTIMATED)
+def test_estimates_weigh_what_is_active_where_it_is(case: str) -> None:
+    parameters, constraints, count = ESTIMATED[case]
+    size = Space.build(parameters, constraints).size()
+    assert not size.exact
+    assert abs(size.count / count - 1) < 0.04
+
+
 @settings(max_examples=20, deadline=None)
 @given(chosen_conditions, chosen_constraints, st.lists(st.integers(1, 9), min_size=1, max_size=4))
 def test_sobol_exhausts_a_space_and_repeats_nothing(

@@ -15,8 +15,9 @@ import pytest
 from scoot.coordinator.objective.metric import Direction
 from scoot.coordinator.optimizer.base import Ask, Observation, Outcome, Problem, Suggestion, Task
 from scoot.coordinator.optimizer.problem import task_of
-from scoot.coordinator.optimizer.registry import METHODS, load_method
+from scoot.coordinator.optimizer.registry import METHODS, MOST_OBJECTIVES, load_method
 from scoot.coordinator.space.space import Space
+from scoot.wire import limits
 from scoot.wire.errors import UserError
 from scoot.wire.spec import Config, Objective, Optimizer, Parameter, ParameterKind, Scale, Service, StudySpec, Workload
 
@@ -47,6 +48,8 @@ def parameters(**defaults: object) -> tuple[Parameter, ...]:
 RULES = ("tokens >= seqs", "chunked or tokens >= 1024", "block != '64' or power <= 8")
 USUAL = Space.build(parameters(**DEFAULTS), RULES)
 PARTIAL = Space.build(parameters(seqs=256, tokens=2048), RULES)
+MILLION = Space.build([integers(name, 1, 10, default=5) for name in "abcdef"], ("a + b + c + d + e + f <= 30",))
+"""A grid of 10^6 in one piece, the largest that is enumerated."""
 
 
 def small(count: int, *rules: str, **more: object) -> Space:
@@ -149,13 +152,12 @@ def test_suggestions_are_new_valid_and_as_many_as_asked(
 
 def test_three_objectives_are_taken_or_refused(method: str) -> None:
     wanted = task(USUAL, THREE, history_of(USUAL, THREE, 16), n=2)
-    refused = None
-    found: list[Config] = []
-    try:
-        found = ask(method, wanted)
-    except UserError as error:
-        refused = error
-    assert len(found) == 2 if refused is None else refused.hint
+    if MOST_OBJECTIVES.get(method, limits.OBJECTIVES) == limits.OBJECTIVES:
+        assert len(ask(method, wanted)) == 2
+    else:
+        with pytest.raises(UserError) as caught:
+            load_method(method)(wanted)
+        assert caught.value.hint
 
 
 @pytest.mark.parametrize("directions", [ONE, TWO], ids=["one", "two"])
@@ -244,14 +246,34 @@ def test_when_only_the_default_works(method: str) -> None:
     assert len(ask(method, task(USUAL, TWO, history, n=2))) == 2
 
 
+SMALL = small(6, "a % 2 == b % 2")
+NESTED = Space.build(
+    (
+        Parameter(name="f", kind=ParameterKind.BOOL),
+        integers("a", 1, 3, when="f"),
+        integers("b", 1, 2, when="a >= 2", scale=Scale.POW2),
+    ),
+    ("a + b < 5",),
+)
+
+
+@pytest.mark.parametrize(("space", "count"), [(SMALL, 6), (NESTED, 5)], ids=["plain", "conditional"])
 @pytest.mark.parametrize("directions", [ONE, TWO], ids=["one", "two"])
-def test_a_space_is_used_up_to_its_last_configuration(method: str, directions: tuple[Direction, ...]) -> None:
-    space = small(6, "a % 2 == b % 2")
+def test_a_space_is_used_up_to_its_last_configuration(
+    method: str, directions: tuple[Direction, ...], space: Space, count: int
+) -> None:
     history: tuple[Observation, ...] = ()
     while found := ask(method, task(space, directions, history, n=2)):
         for config in found:
             history += (Observation(number=len(history), config=config, values=figures(space, config, directions)),)
-    assert len(history) == space.size().count == 6
+    assert len(history) == space.size().count == count
+
+
+@pytest.mark.parametrize("directions", [ONE, TWO], ids=["one", "two"])
+def test_a_million_configurations(method: str, directions: tuple[Direction, ...]) -> None:
+    assert MILLION.size().exact
+    assert MILLION.size().total == 10**6
+    assert len(ask(method, task(MILLION, directions, history_of(MILLION, directions, 14), n=2))) == 2
 
 
 def test_a_space_of_one_configuration(method: str) -> None:
@@ -302,15 +324,19 @@ def test_figures_of_any_size(method: str) -> None:
     assert len(ask(method, task(USUAL, TWO, history))) == 1
 
 
-@pytest.mark.parametrize("finished", [0, 20])
-def test_three_hundred_pending(method: str, finished: int) -> None:
-    done = history_of(USUAL, ONE, finished)
+@pytest.mark.parametrize(("finished", "directions"), [(0, ONE), (20, ONE), (20, TWO)], ids=["none", "one", "two"])
+def test_three_hundred_pending(method: str, finished: int, directions: tuple[Direction, ...]) -> None:
+    done = history_of(USUAL, directions, finished)
     keys = {USUAL.key(each.config) for each in done}
     waiting = [config for config in USUAL.sample(np.random.default_rng(9), 300) if USUAL.key(config) not in keys]
     history = done + tuple(
         Observation(number=len(done) + k, config=config, pending=True) for k, config in enumerate(waiting)
     )
-    assert len(ask(method, task(USUAL, ONE, history))) == 1
+    assert len(ask(method, task(USUAL, directions, history))) == 1
+
+
+def test_as_many_at_once_as_a_study_may_have(method: str) -> None:
+    assert len(ask(method, task(USUAL, ONE, history_of(USUAL, ONE, 12), n=limits.PARALLELISM))) == limits.PARALLELISM
 
 
 def test_a_history_that_others_proposed(method: str) -> None:
@@ -333,17 +359,40 @@ def test_a_default_of_which_only_a_part_is_stated(method: str, directions: tuple
     assert len(ask(method, task(PARTIAL, directions, (crashed, *rest)))) == 1
 
 
-def test_parameters_that_are_inactive_are_in_no_configuration(method: str) -> None:
-    plain = [each for each in parameters() if each.name != "block"]
-    when = Parameter(name="block", kind=ParameterKind.ENUM, choices=("16", "32", "64"), when="chunked")
-    space = Space.build([*plain, when], ("tokens >= seqs",))
-    history = tuple(
-        Observation(number=k, config=config, values=(float(k % 7), float(k)))
-        for k, config in enumerate(space.sample(np.random.default_rng(0), 20), 1)
-    )
-    found = ask(method, task(space, TWO, history, n=8))
+ELSEWHERE: dict[str, Config] = {
+    "beyond the range": {**USUAL.default_config(), "seqs": 4096},
+    "off the grid": {**USUAL.default_config(), "tokens": 2000},
+    "no choice": {**USUAL.default_config(), "block": "8"},
+    "another type": {**USUAL.default_config(), "power": "four", "chunked": 1},
+    "against a constraint": {**USUAL.default_config(), "tokens": 192},
+}
+
+
+@pytest.mark.parametrize(("where", "crashed"), [*((where, False) for where in ELSEWHERE), ("no choice", True)])
+def test_a_default_that_lies_outside_of_the_space(method: str, where: str, crashed: bool) -> None:
+    """What an engine made of the values that the default leaves to it may be anything."""
+    space = Space.build(parameters(), RULES)
+    default = Observation(number=0, config=ELSEWHERE[where], values=None if crashed else (60.0,), infeasible=crashed)
+    assert len(ask(method, task(space, ONE, (default, *history_of(space, ONE, 9)[1:])))) == 1
+
+
+@pytest.mark.parametrize("directions", [ONE, TWO], ids=["one", "two"])
+def test_parameters_that_are_inactive_are_in_no_configuration(method: str, directions: tuple[Direction, ...]) -> None:
+    plain = [each for each in parameters(**DEFAULTS) if each.name != "block"]
+    block = Parameter(name="block", kind=ParameterKind.ENUM, choices=("16", "32", "64"), default="32", when="chunked")
+    depth = integers("depth", 1, 512, scale=Scale.LOG, when="block != '16' and power <= 8")
+    space = Space.build([*plain, block, depth], ("tokens >= seqs", "depth <= seqs"))
+    history = [*history_of(space, directions, 20)]
+    history += [
+        Observation(number=k, config=config, pending=True)
+        for k, config in enumerate(space.sample(np.random.default_rng(8), 3), len(history))
+    ]
+    assert len({tuple(each.config) for each in history}) == 3
+    found = ask(method, task(space, directions, tuple(history), n=8))
     assert len(found) == 8
-    assert all(("block" in config) == bool(config["chunked"]) for config in found)
+    for config in found:
+        assert ("block" in config) == bool(config["chunked"])
+        assert ("depth" in config) == (config.get("block", "16") != "16" and int(config["power"]) <= 8)
 
 
 def test_outcomes_and_noise_are_no_stumbling_block(method: str) -> None:

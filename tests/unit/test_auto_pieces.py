@@ -11,7 +11,7 @@ from scipy.stats import multivariate_normal
 
 from scoot.coordinator.objective.hypervolume import hypervolume_2d
 from scoot.coordinator.objective.metric import Direction
-from scoot.coordinator.optimizer.auto import gain, surrogate
+from scoot.coordinator.optimizer.auto import gain, method, surrogate
 from scoot.coordinator.optimizer.auto.candidates import PATIENCE, Value, candidates, niches, untried, with_value
 from scoot.coordinator.optimizer.auto.design import POINTS, centre_of, design
 from scoot.coordinator.optimizer.auto.features import Features
@@ -308,6 +308,19 @@ def test_each_second_suggestion_gives_a_flag_another_chance() -> None:
     crashed = Observation(number=10, config={**default, "b": True}, infeasible=True)
     tried = [suggestion.config["b"] for suggestion in suggest(task([*history, crashed], n=6))]
     assert tried == [False, True, False, True, False, False], "the 12th and the 14th trial"
+
+
+def test_doubt_moves_the_choice_and_not_the_forecast(monkeypatch: pytest.MonkeyPatch) -> None:
+    default = SPACE.default_config()
+    flags: list[Config] = [{**default, "b": k % 2 == 0, "c": "xyz"[k % 3], "a": 10 + 3 * k} for k in range(15)]
+    state = task(observed(flags, *np.linspace(5, 6, 15)))
+    sure = suggest(state, parts=Parts(doubt=False))[0]
+    monkeypatch.setattr(method, "_DOUBT", 1000.0)
+    doubting = suggest(state)[0]
+    assert of_gain(sure)
+    assert of_gain(doubting)
+    assert doubting.config != sure.config
+    assert 0 < doubting.explanation["expected_gain"] < 0.5, "relative to the best: a thousand deviations are far more"
 
 
 def of_gain(suggestion: Suggestion) -> bool:

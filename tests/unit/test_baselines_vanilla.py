@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from scoot.coordinator.objective.hypervolume import hypervolume_2d
 from scoot.coordinator.objective.metric import Direction
+from scoot.coordinator.objective.pareto import FloatArray
 from scoot.coordinator.optimizer.base import Observation, Problem, Suggestion, Task
 from scoot.coordinator.optimizer.baselines.ehvi import ehvi_2d
 from scoot.coordinator.optimizer.baselines.forest import TREES, Forest
@@ -161,6 +162,23 @@ def test_pending_trials_turn_it_elsewhere() -> None:
     assert second.config != first.config
 
 
+def test_many_at_once_share_forests_and_few_have_one_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    grown: list[int] = []
+    real = Forest.__init__
+
+    def counted(self: Forest, units: FloatArray, figures: FloatArray, seed: int) -> None:
+        grown.append(len(units))
+        real(self, units, figures, seed)
+
+    monkeypatch.setattr(Forest, "__init__", counted)
+    history = around(20)
+    assert len(told(LOW, history=history, n=4)) == 4
+    assert grown == [20, 21, 22, 23]
+    grown.clear()
+    assert len(told(LOW, history=history, n=70)) == 70
+    assert grown == [20, *range(23, 90, 3)]  # three from each, so that there are no more than 32
+
+
 def test_two_objectives_are_worth_their_hypervolume() -> None:
     history = tuple(
         Observation(number=k, config=config, values=(float(config["a"]), float(config["a"]) * 2 + float(config["b"])))
@@ -174,5 +192,5 @@ def test_two_objectives_are_worth_their_hypervolume() -> None:
 
 
 def test_three_objectives_are_refused() -> None:
-    with pytest.raises(UserError, match="one or two objectives, not 3"):
+    with pytest.raises(UserError, match="takes at most 2 objectives, not 3"):
         told(LOW, LOW, HIGH, history=())

@@ -17,7 +17,7 @@ import scoot.coordinator.optimizer as public
 from scoot.coordinator.optimizer import Direction, Infeasible, Observation, Optimizer, Outcome, Space, Suggestion
 from scoot.coordinator.optimizer import optimizer as module
 from scoot.coordinator.optimizer.base import Task
-from scoot.coordinator.optimizer.registry import DEFAULT_METHOD, METHODS
+from scoot.coordinator.optimizer.registry import DEFAULT_METHOD, METHODS, MOST_OBJECTIVES
 from scoot.wire import spec
 from scoot.wire.errors import LocalProtocolError, SolverError, UserError
 from scoot.wire.spec import Config, Parameter, ParameterKind
@@ -186,16 +186,17 @@ def spy(monkeypatch: pytest.MonkeyPatch, *answers: Any) -> Spy:
 
 
 def test_methods_get_the_whole_history_with_what_is_pending(monkeypatch: pytest.MonkeyPatch) -> None:
-    method = spy(monkeypatch, [OTHER], [])
+    method = spy(monkeypatch, [OTHER], [{**OTHER, "batch": n} for n in (1, 2, 3, 4)])
     optimizer = make(seed=-3, outcomes=["ttft_p95 <= 2000"])
     optimizer.ask(2)
     optimizer.tell({**OTHER, "batch": 17}, 4.0)
     optimizer.tell(DEFAULT, 5, noise=0.5, outcomes=[1000])
-    assert optimizer.ask(4) == []
+    known = optimizer.history
+    assert len(optimizer.ask(4)) == 4
     first, second = method.tasks
     assert [(o.number, o.pending) for o in first.history] == [(0, True)]
     assert (first.n, first.call, first.seed) == (1, 0, -3)
-    assert second.history == optimizer.history
+    assert second.history == known
     assert [(o.number, o.pending, o.values) for o in second.history] == [
         (0, False, (5.0,)),
         (1, True, None),
@@ -208,10 +209,10 @@ def test_methods_get_the_whole_history_with_what_is_pending(monkeypatch: pytest.
 
 
 def test_the_default_is_trial_0_even_when_it_comes_late(monkeypatch: pytest.MonkeyPatch) -> None:
-    method = spy(monkeypatch, [])
+    method = spy(monkeypatch, [{**OTHER, "batch": 17}])
     optimizer = make()
     optimizer.tell(OTHER, 4.0)
-    assert [s.source for s in optimizer.ask(2)] == ["default"]
+    assert [s.source for s in optimizer.ask(2)] == ["default", "spy"]
     assert [(o.number, o.pending) for o in method.tasks[0].history] == [(0, True), (1, False)]
 
 
@@ -219,6 +220,9 @@ def test_the_default_is_trial_0_even_when_it_comes_late(monkeypatch: pytest.Monk
     "answer",
     [
         SolverError("no"),
+        UserError("a mistake of the method's own"),
+        ZeroDivisionError("division by zero"),
+        [],
         [OTHER, {**OTHER, "batch": 9}],
         [DEFAULT],
         [{"batch": 1}],
@@ -229,10 +233,19 @@ def test_the_default_is_trial_0_even_when_it_comes_late(monkeypatch: pytest.Monk
 def test_a_method_that_fails_loses_nothing(monkeypatch: pytest.MonkeyPatch, answer: Any) -> None:
     spy(monkeypatch, answer, [OTHER])
     optimizer = make(constraints=["batch < 64"])
-    with pytest.raises(SolverError):
+    with pytest.raises(SolverError) as caught:
         optimizer.ask(2)
+    assert not isinstance(answer, Exception) or answer in (caught.value, caught.value.__cause__)
     assert optimizer.history == ()
     assert [s.config for s in optimizer.ask(2)] == [DEFAULT, OTHER]
+
+
+def test_running_out_of_memory_is_no_methods_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    spy(monkeypatch, MemoryError())
+    optimizer = make()
+    with pytest.raises(MemoryError):
+        optimizer.ask(2)
+    assert optimizer.history == ()
 
 
 # --- telling ---------------------------------------------------------------------------------------------------------
@@ -402,6 +415,16 @@ def test_senseless_outcomes_are_refused(text: str) -> None:
         make(outcomes=[text])
     with pytest.raises(UserError, match="there twice"):
         make(outcomes=["a <= 1", "a >= 0"])
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_a_method_with_too_many_objectives_is_refused_before_anything_is_asked(method: str) -> None:
+    goals = dict.fromkeys("abc", "min")
+    if MOST_OBJECTIVES.get(method, 3) == 3:
+        assert len(make(objectives=goals, method=method).ask()) == 1
+    else:
+        with pytest.raises(UserError, match=f"method {method} takes at most 2 objectives, not 3.*auto, ga, rd, sobol"):
+            make(objectives=goals, method=method)
 
 
 @pytest.mark.parametrize(("key", "value"), [("method", "soboll"), ("seed", 1.5), ("seed", True)])

@@ -54,7 +54,7 @@ def resolve_study(path: Path, overrides: Sequence[str] = ()) -> ResolvedStudy:
     try:
         check_study(spec)
         goal = goal_of(spec)
-        check_method(spec.optimizer.method)
+        check_method(spec.optimizer.method, objectives=len(spec.objectives))
         space = space_of(spec)
         rows = profile_rows(spec.workload) if spec.workload.trace is None else _trace_rows(spec)
         resolved = resolve(spec.workload, max_model_len=spec.service.max_model_len, rows=rows)

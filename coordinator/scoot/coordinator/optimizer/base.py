@@ -118,7 +118,8 @@ class Task:
         problem: see Problem.
         history: every trial so far in order of number, pending ones included.
         n: suggestions wanted, at least 1.
-        call: how many suggestions were asked for before, for methods whose schedule depends on it.
+        call: part of the seed: it may differ where everything else is the same, and never falls. A study's is the
+            number of the call; an Optimizer's, which counts none, how many configurations it knows beside the default.
         seed: the study's optimizer seed.
     """
 
@@ -136,7 +137,7 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
         spec: the study.
         history: every trial so far in order of number, pending ones included.
         n: suggestions wanted, at least 1.
-        call: how many suggestions were asked for before, for methods whose schedule depends on it.
+        call: the number of this call in the study, from 1, as its journal has it; part of the seed.
         seed: the study's optimizer seed.
     """
 
@@ -148,13 +149,13 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Method(Protocol):
-    """An optimizer.
+    """An optimizer. It is called through optimizer.contract.ask_method, to which whatever it raises is its own failure.
 
     Returns at most `task.n` suggestions, fewer only when the space has no more. They are pairwise different, differ
     from every configuration of the history, and satisfy the known constraints.
 
     Raises:
-        UserError: the study's space or objectives are wrong.
+        UserError: called by itself, with more objectives than it takes (registry.MOST_OBJECTIVES).
     """
 
     def __call__(self, task: Task, /) -> tuple[Suggestion, ...]:

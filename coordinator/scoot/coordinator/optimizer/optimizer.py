@@ -17,7 +17,7 @@ from scoot.coordinator.objective.metric import Direction
 from scoot.coordinator.objective.outcome import Outcome, violation
 from scoot.coordinator.objective.pareto import minimise, pareto_front
 from scoot.coordinator.optimizer.base import UNNUMBERED, Observation, Problem, Suggestion, Task
-from scoot.coordinator.optimizer.contract import check_suggestions
+from scoot.coordinator.optimizer.contract import ask_method
 from scoot.coordinator.optimizer.registry import DEFAULT_METHOD, check_method, load_method
 from scoot.coordinator.optimizer.told import (
     Figures,
@@ -76,10 +76,10 @@ class Optimizer:
         outcomes: Iterable[Outcome | str] = (),
         history: Iterable[Observation] = (),
     ) -> None:
-        check_method(method)
         if not _is_integer(seed):
             raise UserError(f"{seed!r} is not an integer", key="seed")
         self._names, directions = read_objectives(objectives)
+        check_method(method, objectives=len(directions))
         self._problem = Problem(
             space=read_space(space, constraints, default), directions=directions, outcomes=read_outcomes(outcomes)
         )
@@ -168,7 +168,7 @@ class Optimizer:
 
         Raises:
             UserError: `n` is not an integer of at least 1.
-            SolverError: the method failed; nothing was asked then.
+            SolverError: the method failed, in whatever way (that is its cause); nothing was asked then.
         """
         if not _is_integer(n) or n < 1:
             raise UserError(f"{n!r} suggestions cannot be asked for", key="n", hint="an integer, at least 1")
@@ -183,8 +183,7 @@ class Optimizer:
                 call=sum(record.number != _DEFAULT_NUMBER for record in history),
                 seed=self._seed,
             )
-            found = load_method(self._method)(task)
-            check_suggestions(task, found)
+            found = ask_method(load_method(self._method), task)
             first = max(self._records, default=_DEFAULT_NUMBER) + 1
             pending += [_pending(number, suggestion) for number, suggestion in enumerate(found, first)]
             suggestions += found

@@ -156,7 +156,7 @@ def check_submission(spec: StudySpec) -> None:
     if spec.workload_facts is None:
         raise UserError("the workload is not resolved", key="workload_facts", hint="submit with scootctl")
     goal_of(spec)
-    check_method(spec.optimizer.method)
+    check_method(spec.optimizer.method, objectives=len(spec.objectives))
     space_of(spec)
 
 

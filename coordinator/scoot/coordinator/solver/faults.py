@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Final
 
 from scoot.coordinator.optimizer.base import Method, Suggestion, Task
+from scoot.wire.errors import UserError
 
 ENVIRONMENT: Final = "SCOOT_SOLVER_FAULTS"
 
@@ -37,6 +38,17 @@ def _crash(task: Task) -> tuple[Suggestion, ...]:
 
 def _error(task: Task) -> tuple[Suggestion, ...]:
     raise ArithmeticError(f"failing on purpose for {task.n} suggestions")
+
+
+def _user_error(task: Task) -> tuple[Suggestion, ...]:
+    """Blame the user for a mistake of its own, as code that calls what checks users' input may."""
+    raise UserError(f"no such parameter among {len(task.problem.space.names)}", key="parameters.x", hint="add it")
+
+
+def _too_few(task: Task) -> tuple[Suggestion, ...]:
+    """Give up early, as if the space had no more."""
+    del task
+    return ()
 
 
 def _garbage(task: Task) -> tuple[Suggestion, ...]:
@@ -78,6 +90,8 @@ _FAULTS: Final[Mapping[str, Method]] = MappingProxyType(
         "fault-hang": _hang,
         "fault-crash": _crash,
         "fault-error": _error,
+        "fault-user-error": _user_error,
+        "fault-too-few": _too_few,
         "fault-garbage": _garbage,
         "fault-chatter": _chatter,
         "fault-out-of-memory": _out_of_memory,

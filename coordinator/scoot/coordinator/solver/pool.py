@@ -84,10 +84,10 @@ class Solver:
                 `fallback_deadline_s` more, and no worker survives an overrun.
 
         Raises:
-            UserError: unknown method, or the study itself is wrong.
+            UserError: unknown method, or the study itself is wrong. Never what a method raised: that is its failure.
             SolverError: even Sobol failed; nothing was suggested.
         """
-        check_known(method, self._environ)
+        check_known(method, self._environ, objectives=len(ask.spec.objectives))
         async with self._turn:
             try:
                 return SolverResult(suggestions=await self._ask_worker(method, ask, deadline_s))

@@ -23,7 +23,7 @@ import msgspec
 
 from scoot.coordinator.solver import protocol
 from scoot.coordinator.solver.call import suggest
-from scoot.wire.errors import UserError
+from scoot.wire.errors import SolverError, UserError
 
 EXIT_OUT_OF_MEMORY: Final = 70
 """Exit status after an answer that memory has run out: what is left of the process is not trusted."""
@@ -34,14 +34,20 @@ _NICE: Final = 10
 
 
 def answer(request: protocol.Request) -> protocol.Response:
-    """The response to a request. Whatever a method raises becomes a failure, except MemoryError."""
+    """The response to a request. Whatever a method raises becomes a failure, except MemoryError.
+
+    Only what is wrong with the study itself is the user's: a UserError out of a method is a SolverError by now.
+    """
     try:
         suggestions = suggest(request.method, request.ask, os.environ)
     except MemoryError:
         raise
     except UserError as error:
         failure = protocol.Failure(message=error.message, user=True, key=error.key, hint=error.hint)
-    except Exception as error:  # noqa: BLE001 - any failure of a method is an answer; the story goes to the log
+    except SolverError as error:
+        traceback.print_exc()
+        failure = protocol.Failure(message=str(error))
+    except Exception as error:  # noqa: BLE001 - any failure at all is an answer; the story goes to the log
         traceback.print_exc()
         failure = protocol.Failure(message=f"{type(error).__name__}: {error}")
     else:

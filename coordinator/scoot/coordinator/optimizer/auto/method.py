@@ -49,6 +49,8 @@ _COVER_EACH: Final = 2
 _DOUBT: Final = 2.0
 _DOUBT_EACH: Final = 3
 """Each so many suggestions count standard deviations so many times: the model is surer than it should be."""
+_KEPT: Final = 400
+"""Candidates, the best, that further suggestions of the same call are taken from."""
 _REFINEMENTS: Final = 2
 _REFINED: Final = 6
 _REFINEMENT: Final = 240
@@ -161,12 +163,15 @@ class _Search:
                 top = pool.points[np.argsort(-pool.score, kind="stable")[:_REFINED]]
                 more = distinct(self.space, around(self.warp, top, _REFINEMENT, self.rng))
                 pool = pool.with_more(self._judged(more, doubt, weights))
-            self.points = pool.points
+            most = max(_KEPT, 2 * self.task.n)
+            self.points = pool.points[np.argsort(-pool.score, kind="stable")[:most]]
         else:
             pool = self._judged(self.points, doubt, weights)
         for best in np.argsort(-pool.score, kind="stable").tolist():
             if self.space.key(self.space.decode(pool.points[best : best + 1])[0]) not in self.taken:
-                expected = {} if pool.expected is None else {"expected_gain": float(pool.expected[best])}
+                # what is hoped for with doubt is no forecast: studies stop by it
+                sure = self._judged(pool.points[best : best + 1], 1.0, weights).expected
+                expected = {} if sure is None else {"expected_gain": float(sure[0])}
                 return self._suggested(pool, best, {"design": "expected gain", **expected})
         return None
 

@@ -10,6 +10,7 @@ with one trial at a time only; believing in the model for several is ours.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -22,8 +23,8 @@ from scoot.coordinator.optimizer.baselines.ehvi import ehvi_2d
 from scoot.coordinator.optimizer.baselines.forest import Forest
 from scoot.coordinator.optimizer.baselines.penalty import Evidence, evidence_of
 from scoot.coordinator.optimizer.baselines.proposals import Proposals, generator
+from scoot.coordinator.optimizer.registry import check_method
 from scoot.coordinator.space.space import Space
-from scoot.wire.errors import UserError
 
 SOURCE: Final = "vbo"
 
@@ -42,9 +43,11 @@ _REFINEMENTS: Final = 4
 _MOVED: Final = 2.0
 """Coordinates of a candidate that a refinement redraws, on average."""
 
+_FORESTS: Final = 32
+"""Forests grown in one call at most: where more suggestions are asked for, several come from the same one."""
+
 _BLOCK: Final = 256
 _NORMAL_95: Final = 1.6448536269514722
-_MAX_OBJECTIVES: Final = 2
 
 
 def suggest(task: Task) -> tuple[Suggestion, ...]:
@@ -53,12 +56,7 @@ def suggest(task: Task) -> tuple[Suggestion, ...]:
     Raises:
         UserError: three objectives; or a trial has another number of values than the problem has objectives.
     """
-    if len(task.problem.directions) > _MAX_OBJECTIVES:
-        raise UserError(
-            f"method vbo takes one or two objectives, not {len(task.problem.directions)}",
-            key="optimizer.method",
-            hint="auto and ga take three",
-        )
+    check_method(SOURCE, objectives=len(task.problem.directions))
     proposals = Proposals(task, SOURCE)
     evidence = evidence_of(task.problem, task.history)
     tried = sum(observation.number != 0 for observation in task.history)
@@ -70,21 +68,25 @@ def suggest(task: Task) -> tuple[Suggestion, ...]:
 
 
 def _search(task: Task, evidence: Evidence, proposals: Proposals) -> None:
-    """Add the best points by acquisition, one after the other, until there are enough or no candidate is new."""
+    """Add the best points by acquisition, one after the other, until there are enough or no candidate is new.
+
+    Each is believed in before the next is chosen; of more than _FORESTS several at once are.
+    """
     space, rng = task.problem.space, generator(task)
     forest = Forest(evidence.units, evidence.figures, int(rng.integers(2**32)))
     pending = [space.key(observation.config) for observation in task.history if observation.pending]
     waiting = [space.config_of(key) for key in pending if key is not None]
     spread, whole = _spread(space, rng)
     believed = space.encode([*waiting, *(suggestion.config for suggestion in proposals.found)])
+    at_once = math.ceil(proposals.missing / _FORESTS)
     while proposals.missing:
         forest = forest.believing(believed)
         acquisition = Acquisition(forest, evidence.reference)
         units, scores = _sorted(spread, acquisition(spread)) if whole else _near(space, spread, acquisition, rng)
-        best = _first_new(space, units, scores, acquisition, proposals, task.problem.directions)
-        if best is None:
+        taken = _add_best(space, units, scores, acquisition, proposals, task.problem.directions, at_once)
+        if not taken:
             return
-        believed = units[best : best + 1]
+        believed = units[taken]
 
 
 class Acquisition:
@@ -148,21 +150,25 @@ def _sorted(units: FloatArray, scores: FloatArray) -> tuple[FloatArray, FloatArr
     return units[order], scores[order]
 
 
-def _first_new(
+def _add_best(
     space: Space,
     units: FloatArray,
     scores: FloatArray,
     acquisition: Acquisition,
     proposals: Proposals,
     directions: Sequence[Direction],
-) -> int | None:
-    """Add the best candidate that is new; its row, or None if there is none."""
+    n: int,
+) -> list[int]:
+    """Add the best candidates that are new, up to `n` and no more than are wanted; their rows."""
+    taken: list[int] = []
     for start in range(0, len(units), _BLOCK):
         for row, config in enumerate(space.decode(units[start : start + _BLOCK]), start):
+            if len(taken) == n or not proposals.missing:
+                return taken
             if proposals.is_new(config):
                 proposals.add(config, _explanation(acquisition, units[row], float(scores[row]), directions))
-                return row
-    return None
+                taken.append(row)
+    return taken
 
 
 def _explanation(
