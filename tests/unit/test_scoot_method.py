@@ -257,7 +257,7 @@ def test_the_order_in_which_observations_come_does_not_matter() -> None:
 
 
 def test_three_objectives_are_refused() -> None:
-    with pytest.raises(UserError, match=r"one or two objectives, not 3.*auto"):
+    with pytest.raises(UserError, match=r"at most 2 objectives, not 3.*auto"):
         ask(USUAL, (), 1, (LESS, LESS, MORE))
 
 

@@ -294,6 +294,6 @@ def _about_trials(results: Results) -> Iterator[Caveat]:
     if fallbacks:
         yield Caveat(
             code="optimizer-fallback",
-            text=f"The optimizer gave no answer in time for trial{'s' if len(fallbacks) > 1 else ''} "
+            text=f"The optimizer gave no usable answer for trial{'s' if len(fallbacks) > 1 else ''} "
             f"{numbers(fallbacks)}; Sobol points were used instead.",
         )

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, Self
 
 import numpy as np
@@ -17,10 +16,6 @@ from scoot.coordinator.space.space import Key
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 
-SLACK: Final = 0.1
-"""The corner of the hypervolume lies a tenth behind the default: points a little worse in one objective show the way to
-those better in both."""
-
 _WIDEST: Final = 350.0
 _LARGEST_UNIT: Final = 1e150
 """Figures a model may come to are kept from overflowing."""
@@ -30,64 +25,36 @@ _LARGEST_UNIT: Final = 1e150
 class Scale:
     """How one figure is modelled: by its logarithm where all of it has one sign, else by its inverse hyperbolic sine.
 
-    What is far worse than most is drawn in: how bad an overloaded engine is says nothing of where a good one is, and a
-    process that has to explain it is no better than a coin among the good ones.
-
     Attributes:
         sign: 1.0 or -1.0: what logarithms are multiplied by, so that less stays better; 0.0 is no logarithm.
         unit: of the sine: the median size of the figures.
-        knee: where drawing in starts, as modelled.
-        width: how fast it grows: what is the width beyond the knee counts as log(2) of it.
     """
 
     sign: float
     unit: float = 1.0
-    knee: float = math.inf
-    width: float = 1.0
 
     @classmethod
-    def of(cls, figures: FloatArray, *, logs: bool = True, knee: bool = True, least: float = -math.inf) -> Self:
-        """For some figures, minimised.
-
-        Args:
-            figures: (n,).
-            logs: without logarithms figures are modelled as they are, but for their unit.
-            knee: without it nothing is drawn in.
-            least: up to SLACK beyond this figure nothing is drawn in.
-        """
+    def of(cls, figures: FloatArray, *, logs: bool = True) -> Self:
+        """For some figures, minimised. Without logarithms they are modelled as they are, but for their unit."""
         if not logs:
-            scale = cls(0.0, 1e3 * (float(np.abs(figures).max(initial=0.0)) or 1.0))
-        elif len(figures) and (figures > 0).all():
-            scale = cls(1.0)
-        elif len(figures) and (figures < 0).all():
-            scale = cls(-1.0)
-        else:
-            sizes = np.abs(figures[figures != 0])
-            scale = cls(0.0, float(np.median(sizes)) if len(sizes) else 1.0)
-        if not knee or not len(figures):
-            return scale
-        modelled = scale.model(figures)
-        middle = float(np.median(modelled))
-        width = middle - float(modelled.min())
-        start = middle + width
-        if math.isfinite(least):
-            start = max(start, float(scale.model(np.array([least]))[0]) + SLACK)
-        return replace(scale, knee=start, width=width / 2) if width > 0 else scale
+            return cls(0.0, 1e3 * (float(np.abs(figures).max(initial=0.0)) or 1.0))
+        if len(figures) and (figures > 0).all():
+            return cls(1.0)
+        if len(figures) and (figures < 0).all():
+            return cls(-1.0)
+        sizes = np.abs(figures[figures != 0])
+        return cls(0.0, float(np.median(sizes)) if len(sizes) else 1.0)
 
     def model(self, figures: FloatArray) -> FloatArray:
         """Figures as they are modelled."""
-        if self.sign:
-            modelled: FloatArray = self.sign * np.log(figures * self.sign)
-        else:
-            modelled = np.arcsinh(figures / self.unit)
-        beyond = np.maximum(modelled - self.knee, 0.0)
-        return np.where(beyond > 0, self.knee + self.width * np.log1p(beyond / self.width), modelled)
+        if not self.sign:
+            return np.arcsinh(figures / self.unit)
+        scaled: FloatArray = self.sign * np.log(figures * self.sign)
+        return scaled
 
     def figure(self, modelled: FloatArray) -> FloatArray:
         """The other way."""
-        beyond = np.minimum(np.maximum(modelled - self.knee, 0.0) / self.width, _WIDEST)
-        drawn = np.where(beyond > 0, self.knee + self.width * np.expm1(beyond), modelled)
-        within = np.clip(drawn, -_WIDEST, _WIDEST)
+        within = np.clip(modelled, -_WIDEST, _WIDEST)
         if not self.sign:
             sines: FloatArray = min(self.unit, _LARGEST_UNIT) * np.sinh(within)
             return sines
@@ -96,10 +63,8 @@ class Scale:
 
     def model_noise(self, figures: FloatArray, errors: FloatArray) -> FloatArray:
         """Standard errors of modelled figures, from those of the figures."""
-        plain = replace(self, knee=math.inf)
-        beyond = np.maximum(plain.model(figures) - self.knee, 0.0)
         scaled: FloatArray = errors / (np.abs(figures) if self.sign else np.hypot(figures, self.unit))
-        return scaled / (1 + beyond / self.width)
+        return scaled
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +75,6 @@ class History:
         keys: configurations that are not to be proposed again.
         points: (n, d) of the unit cube, of the observations whose configuration is complete: L of them have values
             (`valued`, rows of points), others failed (`failed`), or are pending (`pending`).
-        causes: of each of the failed rows, why.
         values: (L, m) of the valued rows, minimised.
         noise: (L, m) standard errors of the values; 0 where unknown.
         outcomes: (L, k) of the limited outcomes, turned so that at most 0 keeps the limit; NaN where unknown.
@@ -124,7 +88,6 @@ class History:
     valued: npt.NDArray[np.int64]
     failed: npt.NDArray[np.int64]
     pending: npt.NDArray[np.int64]
-    causes: tuple[str, ...]
     values: FloatArray
     noise: FloatArray
     outcomes: FloatArray
@@ -153,7 +116,6 @@ class History:
             valued=np.array(rows, np.int64),
             failed=np.array([i for i, o in enumerate(located) if o.infeasible], np.int64),
             pending=np.array([i for i, o in enumerate(located) if o.pending], np.int64),
-            causes=tuple(o.reason for o in located if o.infeasible),
             values=values[at],
             noise=noise[at],
             outcomes=excess[at],
@@ -170,10 +132,11 @@ class History:
 
     @property
     def corner(self) -> FloatArray:
-        """(m,) values where hypervolumes end: the default's; where it has none, the worst there are, or infinity."""
+        """(m,) values where hypervolumes end: the default's, or the worst there are, of at least one."""
         if self.reference is not None:
             return self.reference
-        return self.all_values.max(axis=0) if len(self.all_values) else np.full(self.all_values.shape[1], np.inf)
+        worst: FloatArray = self.all_values.max(axis=0)
+        return worst
 
     @property
     def ordered(self) -> FloatArray:

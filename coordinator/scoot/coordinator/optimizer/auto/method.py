@@ -33,7 +33,7 @@ from scoot.coordinator.optimizer.auto import gain as gains
 from scoot.coordinator.optimizer.auto.candidates import around, candidates, distinct, niches, untried, with_value
 from scoot.coordinator.optimizer.auto.design import POINTS, centre_of, design
 from scoot.coordinator.optimizer.auto.features import Features
-from scoot.coordinator.optimizer.auto.history import SLACK, History
+from scoot.coordinator.optimizer.auto.history import History
 from scoot.coordinator.optimizer.auto.model import Belief
 from scoot.coordinator.optimizer.auto.parts import ALL, Parts
 from scoot.coordinator.optimizer.auto.warp import Warp
@@ -55,6 +55,9 @@ _REFINEMENTS: Final = 2
 _REFINED: Final = 6
 _REFINEMENT: Final = 240
 """The best candidates are looked around twice."""
+_SLACK: Final = 0.1
+"""The corner of the hypervolume lies a tenth behind the default: points a little worse in one objective show the way to
+those better in both."""
 _WEIGHT_OF_SUM: Final = 0.05
 _TWO: Final = 2
 _WIDEST: Final = 350.0
@@ -178,15 +181,16 @@ class _Search:
     def covering(self) -> Suggestion | None:
         """A configuration with a value never seen to work; None where all were, or given up.
 
-        First it is the best so far that gets it; if that crashed, it is the default or one of the best, whichever is
-        the likeliest to work: what crashed may have been another value beside it.
+        First it is the best so far that gets it; if that crashed, it is the default, as what crashed may have been
+        another value beside it; then whichever of the good ones is the likeliest to work.
         """
         history = self.history
         others = np.vstack([history.points[history.failed], self.waiting])
         value = untried(self.space, history.points[history.valued], others) if len(self.leaders) else None
         if value is None:
             return None
-        bases = np.vstack([self.leaders, self.working[:1]]) if value.tried else self.leaders[:1]
+        default = self.working[:1]
+        bases = (self.leaders[:1], default)[value.tried] if value.tried <= 1 else np.vstack([default, self._centres()])
         points = np.vstack([with_value(self.warp, base, value, self.taken, self.rng) for base in bases])
         if not len(points):
             return None
@@ -305,13 +309,13 @@ def _hypervolume(
         # In units of the reference, so that nothing overflows.
         level = np.log(reference)
         mean, good = mean - level, good - level
-        front, corner = np.exp(np.clip(good, -_WIDEST, _WIDEST)), np.full(2, 1 + SLACK)
+        front, corner = np.exp(np.clip(good, -_WIDEST, _WIDEST)), np.full(2, 1 + _SLACK)
         shortfall: gains.Shortfall = gains.expected_log_shortfall
     else:
         corner = np.array(
             [float(scale.model(np.array([each]))[0]) for scale, each in zip(belief.scales, reference, strict=True)]
         )
-        front, corner = good, corner + SLACK
+        front, corner = good, corner + _SLACK
         shortfall = gains.expected_shortfall
     front = front[pareto_front(front)]
     gain = gains.expected_hypervolume_gain(mean, deviation, front, corner, shortfall)

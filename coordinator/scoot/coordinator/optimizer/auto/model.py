@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Final, Self
 
@@ -32,13 +31,13 @@ class Belief:
         scales: of each objective.
         objectives: their models, in modelled figures; empty before there are enough observations.
         outcomes: models of the excess over each limit.
-        works: models of labels, one for each cause of failures; none where nothing failed yet.
+        works: model of labels; None where nothing failed yet.
     """
 
     scales: tuple[Scale, ...]
     objectives: tuple[Surrogate, ...]
     outcomes: tuple[Surrogate, ...]
-    works: tuple[Surrogate, ...]
+    works: Surrogate | None
 
     @classmethod
     def of(cls, history: History, features: FloatArray, parts: Parts = ALL) -> Self:
@@ -50,12 +49,7 @@ class Belief:
             parts: of the method.
         """
         x = features[history.valued]
-        corner = history.corner
-        scales = tuple(
-            # hypervolumes end at the corner: up to there nothing may be drawn in
-            Scale.of(column, logs=parts.logs, knee=parts.knee, least=-math.inf if len(corner) == 1 else float(end))
-            for column, end in zip(history.all_values.T, corner, strict=True)
-        )
+        scales = tuple(Scale.of(column, logs=parts.logs) for column in history.all_values.T)
         objectives: list[Surrogate] = []
         outcomes: list[Surrogate] = []
         if len(x) >= _ENOUGH:
@@ -72,10 +66,10 @@ class Belief:
 
     def log_feasible(self, x: FloatArray) -> FloatArray:
         """(N,) logarithm of the probability that an engine with these features works."""
-        logs = np.zeros(len(x))
-        for model in self.works:
-            mean, deviation = model.predict(x)
-            logs += log_ndtr(mean / np.hypot(_CERTAIN, deviation))
+        if self.works is None:
+            return np.zeros(len(x))
+        mean, deviation = self.works.predict(x)
+        logs: FloatArray = log_ndtr(mean / np.hypot(_CERTAIN, deviation))
         return logs
 
     def log_kept(self, x: FloatArray) -> FloatArray:
@@ -87,20 +81,11 @@ class Belief:
         return logs
 
 
-def _works(history: History, features: FloatArray, parts: Parts) -> tuple[Surrogate, ...]:
-    """One model per cause: what crashes at the start and what runs out of memory lie in different places."""
-    if not parts.works:
-        return ()
-    causes = history.causes if parts.causes else ("",) * len(history.causes)
-    of_cause = {cause: history.failed[[each == cause for each in causes]] for cause in dict.fromkeys(causes)}
-    return tuple(_of_labels(features, history.valued, failed, parts) for failed in of_cause.values())
-
-
-def _of_labels(
-    features: FloatArray, valued: npt.NDArray[np.int64], failed: npt.NDArray[np.int64], parts: Parts
-) -> Surrogate:
-    rows = np.concatenate([valued, failed])
-    labels = np.concatenate([np.ones(len(valued)), -np.ones(len(failed))])
+def _works(history: History, features: FloatArray, parts: Parts) -> Surrogate | None:
+    if not parts.works or not len(history.failed):
+        return None
+    rows = np.concatenate([history.valued, history.failed])
+    labels = np.concatenate([np.ones(len(history.valued)), -np.ones(len(history.failed))])
     x = features[rows]
     fitted = Surrogate.fit(x, labels, alone=parts.alone)
     return Surrogate.given(

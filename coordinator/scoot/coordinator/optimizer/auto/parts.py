@@ -13,10 +13,8 @@ class Parts:
         around: first points around the default; without it as many Sobol points.
         logs: objectives are modelled by their logarithms.
         warp: numbers that span more than a decade are on a logarithmic scale.
-        knee: what is far worse than most is drawn in.
         alone: the covariance has what features do each by itself.
         works: a model of what works at all.
-        causes: that model is one of each cause of failures.
         cover: values never seen to work are tried with little else changed.
         mixed: mixtures of good points and the default are among the candidates.
         niches: candidates are around the best with each value, too, and not only around the best of all.
@@ -27,10 +25,8 @@ class Parts:
     around: bool = True
     logs: bool = True
     warp: bool = True
-    knee: bool = True
     alone: bool = True
     works: bool = True
-    causes: bool = True
     cover: bool = True
     mixed: bool = True
     niches: bool = True

@@ -21,6 +21,7 @@ from scoot.coordinator.objective.hypervolume import hypervolume_2d
 from scoot.coordinator.objective.pareto import FloatArray, minimise
 from scoot.coordinator.optimizer import sobol
 from scoot.coordinator.optimizer.base import Observation, Suggestion, Task
+from scoot.coordinator.optimizer.registry import check_method
 from scoot.coordinator.optimizer.scoot import mace
 from scoot.coordinator.optimizer.scoot.ehvi import expected_hypervolume_improvement
 from scoot.coordinator.optimizer.scoot.feasibility import Forest
@@ -29,12 +30,8 @@ from scoot.coordinator.optimizer.scoot.record import DEFAULT, Record, record_of
 from scoot.coordinator.optimizer.scoot.solve import Candidates, Scores, solve
 from scoot.coordinator.optimizer.scoot.surrogate import Surrogate
 from scoot.coordinator.optimizer.scoot.threshold import threshold
-from scoot.wire.errors import UserError
 
 SOURCE: Final = "scoot"
-
-OBJECTIVES: Final = 2
-"""The most objectives that the paper's method has."""
 
 _STARTS: Final = 10
 _NINETY: Final = 1.6448536269514722
@@ -53,12 +50,7 @@ def suggest(task: Task, *, forest: bool = True) -> tuple[Suggestion, ...]:
         UserError: more than two objectives.
     """
     problem = task.problem
-    if len(problem.directions) > OBJECTIVES:
-        raise UserError(
-            f"method scoot is the paper's and has one or two objectives, not {len(problem.directions)}",
-            key="optimizer.method",
-            hint='use method = "auto", which has up to three',
-        )
+    check_method(SOURCE, objectives=len(problem.directions))
     planned = len(problem.space.axes) - sum(observation.number != DEFAULT for observation in task.history)
     found = _sobol(task, min(task.n, max(planned, 0)), "Sobol design")
     if len(found) < task.n:
