@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from scoot.experiments import evaluation
 from scoot.experiments.catalogue import DEVELOPMENT_SHARE, SERVICES, default_of, development, select, smallest_degree
 from scoot.experiments.evaluation import Evaluated, Evaluator
 from scoot.experiments.figures import FIGURE_2, FIGURE_13, PRESETS
@@ -114,6 +115,27 @@ def test_users_are_of_the_load_and_not_of_the_engine() -> None:
     assert few.outcomes is not None
     assert len(few.outcomes) == len(problem_of(service).outcomes) == 2
     assert "users" not in engine_of(service, default_of(service)).parameters
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "refused"),
+    [("STL-trtllm", "workload.arrivals", False), ("STL-trtllm", "x", True), (SMALL, "workload.arrivals", True)],
+)
+def test_users_who_ask_again_without_end_are_a_failure(
+    name: str, key: str, refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def endless(*_: object, **__: object) -> None:
+        raise UserError("1000001 requests in one run are too many to simulate", key=key)
+
+    monkeypatch.setattr(evaluation, "simulate", endless)
+    service = short(name)
+    if refused:
+        with pytest.raises(UserError):
+            Evaluator(service)(default_of(service))
+    else:
+        seen = Evaluator(service)(default_of(service))
+        assert (seen.failed, seen.reason) == (True, "ENGINE_REQUESTS_FAILED")
+        assert "too many" in seen.message
 
 
 class Counter(Evaluator):
