@@ -278,6 +278,16 @@ def test_values_never_seen_to_work_are_found() -> None:
     assert untried(SPACE, working, given_up) is None
 
 
+def test_numbers_never_seen_to_work_are_tried_next_to_those_that_work() -> None:
+    degrees = Parameter(name="n", kind=ParameterKind.INT, low=1, high=8, scale=ScaleKind.POW2)
+    space = Space.build([degrees])
+    eight, four, two = (space.encode([{"n": n}]) for n in (8, 4, 2))
+    assert untried(space, eight, np.empty((0, 1))) == Value(0, 2, 0)
+    assert untried(space, eight, four) == Value(0, 2, 1), "not 2 or 1"
+    assert untried(space, eight, np.vstack([four] * PATIENCE)) is None
+    assert untried(space, np.vstack([eight, four]), two) == Value(0, 1, 1)
+
+
 def test_a_value_is_tried_with_as_little_else_changed_as_the_constraints_allow() -> None:
     best: Config = {"a": 2, "b": True, "c": "x", "f": 0.5}
     leader = SPACE.encode([best])[0]

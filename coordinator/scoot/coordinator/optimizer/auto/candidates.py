@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from scoot.coordinator.optimizer.auto.warp import Warp
-from scoot.coordinator.space.encoding import Axis, GridAxis
+from scoot.coordinator.space.encoding import Axis, ChoiceAxis, GridAxis
 from scoot.coordinator.space.space import Key, Space
 
 FloatArray = npt.NDArray[np.float64]
@@ -113,7 +113,8 @@ def niches(space: Space, ordered: FloatArray) -> FloatArray:
 def untried(space: Space, working: FloatArray, others: FloatArray) -> Value | None:
     """A value, of a parameter with few, that was never seen to work; of several, the one that was tried least.
 
-    Of those, the one of the parameter with the fewest values: what turns something on or off comes first.
+    Of those, the one of the parameter with the fewest values: what turns something on or off comes first. A number must
+    be next to one that works: with two devices too few there is no need to try one.
 
     Args:
         space: see there.
@@ -132,9 +133,15 @@ def untried(space: Space, working: FloatArray, others: FloatArray) -> Value | No
         found += [
             (tried.count(cell), axis.count, Value(at, cell, tried.count(cell)))
             for cell in range(axis.count)
-            if cell not in seen and tried.count(cell) < PATIENCE
+            if cell not in seen
+            and tried.count(cell) < PATIENCE
+            and (_is_text(axis) or not seen or not seen.isdisjoint((cell - 1, cell + 1)))
         ]
     return min(found)[2] if found else None
+
+
+def _is_text(axis: Axis) -> bool:
+    return isinstance(axis, ChoiceAxis) and isinstance(axis.choices[0], str)
 
 
 def with_value(warp: Warp, leader: FloatArray, value: Value, taken: set[Key], rng: np.random.Generator) -> FloatArray:

@@ -9,6 +9,7 @@ After the default, four points around it (design.py). Then, one suggestion after
 * pending points, and those of the same call, count as if they came out as expected;
 * each second suggestion is the best so far but for one value (of a boolean, a short list) that was never seen to work,
   as long as there is one, three times at most: a crash that something else caused must not condemn a flag for good;
+* half of the calls model what parameters do together only, the others also what each does by itself (surrogate.py);
 * each third suggestion takes the model for half as sure as it says it is, or it would never leave a good valley.
 
 Objectives are modelled by their logarithms where they have one sign: latencies are heavy-tailed. What each part is
@@ -46,6 +47,9 @@ SOURCE: Final = "auto"
 _LEADERS: Final = 12
 _ONE_LEADERS: Final = 4
 _COVER_EACH: Final = 2
+_TOGETHER: Final = 2
+_TOGETHER_EACH: Final = 4
+"""So many of so many calls model what parameters do together only: neither model is right on every service."""
 _DOUBT: Final = 2.0
 _DOUBT_EACH: Final = 3
 """Each so many suggestions count standard deviations so many times: the model is surer than it should be."""
@@ -142,7 +146,9 @@ class _Search:
         self.parts = parts
         self.warp = Warp(self.space, identity=not parts.warp)
         self.features = Features(self.space, self.warp)
-        self.belief = Belief.of(history, self.features.of(history.points), parts)
+        turn = len(task.history) + len(before)
+        alone = parts.alone and not (parts.both and turn % _TOGETHER_EACH < _TOGETHER)
+        self.belief = Belief.of(history, self.features.of(history.points), parts, alone=alone)
         self.rng = np.random.default_rng(_seed(task, len(task.history), task.call))
         self.waiting = np.vstack(
             [history.points[history.pending], self.space.encode([suggestion.config for suggestion in before])]

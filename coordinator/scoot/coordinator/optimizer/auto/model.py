@@ -40,13 +40,14 @@ class Belief:
     works: Surrogate | None
 
     @classmethod
-    def of(cls, history: History, features: FloatArray, parts: Parts = ALL) -> Self:
+    def of(cls, history: History, features: FloatArray, parts: Parts = ALL, *, alone: bool = True) -> Self:
         """Fitted.
 
         Args:
             history: see there.
             features: (n, d') of all its points.
             parts: of the method.
+            alone: whether objectives are explained by what each feature does by itself, too.
         """
         x = features[history.valued]
         scales = tuple(Scale.of(column, logs=parts.logs) for column in history.all_values.T)
@@ -55,9 +56,7 @@ class Belief:
         if len(x) >= _ENOUGH:
             for scale, figures, errors in zip(scales, history.values.T, history.noise.T, strict=True):
                 noise = scale.model_noise(figures, errors)
-                objectives.append(
-                    Surrogate.fit(x, scale.model(figures), noise if noise.any() else None, alone=parts.alone)
-                )
+                objectives.append(Surrogate.fit(x, scale.model(figures), noise if noise.any() else None, alone=alone))
             for excess in history.outcomes.T:
                 known = ~np.isnan(excess)
                 if known.sum() >= _ENOUGH:

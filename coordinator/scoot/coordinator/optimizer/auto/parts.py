@@ -14,6 +14,7 @@ class Parts:
         logs: objectives are modelled by their logarithms.
         warp: numbers that span more than a decade are on a logarithmic scale.
         alone: the covariance has what features do each by itself.
+        both: half of the time it has not.
         works: a model of what works at all.
         cover: values never seen to work are tried with little else changed.
         mixed: mixtures of good points and the default are among the candidates.
@@ -26,6 +27,7 @@ class Parts:
     logs: bool = True
     warp: bool = True
     alone: bool = True
+    both: bool = True
     works: bool = True
     cover: bool = True
     mixed: bool = True
