@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final, Self
 
 import numpy as np
@@ -138,25 +139,30 @@ class History:
         worst: FloatArray = self.all_values.max(axis=0)
         return worst
 
-    @property
+    @cached_property
     def ordered(self) -> FloatArray:
         """(L, d) points of the observations with values, the best first: of several objectives, the front's."""
-        if not len(self.valued):
-            return np.empty((0, self.points.shape[1]))
-        excess = np.nan_to_num(np.maximum(self.outcomes, 0.0)).sum(axis=1)
         places = self.values.argsort(axis=0).argsort(axis=0).sum(axis=1)
-        order = np.lexsort((places, ~pareto_front(self.values), excess))
+        order = np.lexsort((places, ~self._front, self._over))
         ordered: FloatArray = self.points[self.valued[order]]
         return ordered
 
     def leaders(self, most: int) -> FloatArray:
         """(k, d) points of the best observations: the front, or the best ones of one objective; at most so many."""
-        if not len(self.valued):
-            return np.empty((0, self.points.shape[1]))
-        if self.values.shape[1] > 1:
-            excess = np.nan_to_num(np.maximum(self.outcomes, 0.0)).sum(axis=1)
-            most = min(most, max(1, int((pareto_front(self.values) & (excess <= excess.min())).sum())))
+        if len(self.valued) and self.values.shape[1] > 1:
+            most = min(most, max(1, int((self._front & (self._over <= self._over.min())).sum())))
         return self.ordered[:most]
+
+    @cached_property
+    def _front(self) -> BoolArray:
+        """(L,) whether no other value dominates it."""
+        return pareto_front(self.values) if len(self.values) else np.zeros(0, np.bool_)
+
+    @cached_property
+    def _over(self) -> FloatArray:
+        """(L,) by how much limits are broken, together."""
+        over: FloatArray = np.nan_to_num(np.maximum(self.outcomes, 0.0)).sum(axis=1)
+        return over
 
 
 def _excess(observation: Observation, task: Task) -> list[float]:

@@ -195,8 +195,11 @@ class _Search:
         value = untried(self.space, history.points[history.valued], others) if len(self.leaders) else None
         if value is None:
             return None
-        default = self.working[:1]
-        bases = (self.leaders[:1], default)[value.tried] if value.tried <= 1 else np.vstack([default, self._centres()])
+        bases = self.leaders[:1]
+        if value.tried == 1:
+            bases = self.working[:1]
+        elif value.tried > 1:
+            bases = np.vstack([self.working[:1], self._centres()])
         points = np.vstack([with_value(self.warp, base, value, self.taken, self.rng) for base in bases])
         if not len(points):
             return None
