@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from scipy.stats import multivariate_normal
 
-from scoot.coordinator.objective.hypervolume import hypervolume_2d
 from scoot.coordinator.objective.metric import Direction
-from scoot.coordinator.optimizer.auto import gain, method, surrogate
+from scoot.coordinator.optimizer.auto import method, surrogate
 from scoot.coordinator.optimizer.auto.candidates import PATIENCE, Value, candidates, niches, untried, with_value
 from scoot.coordinator.optimizer.auto.design import POINTS, centre_of, design
 from scoot.coordinator.optimizer.auto.features import Features
@@ -48,36 +47,6 @@ def task(observations: list[Observation], n: int = 1, outcomes: tuple[Outcome, .
 
 def observed(configs: list[Config], *figures: float) -> list[Observation]:
     return [Observation(number=k, config=c, values=(v,)) for k, (c, v) in enumerate(zip(configs, figures, strict=True))]
-
-
-@pytest.mark.parametrize("log", [False, True])
-def test_expected_shortfall_is_what_sampling_gives(log: bool) -> None:
-    mean, deviation, ceiling = np.array([0.3, 1.2]), np.array([0.5, 0.2]), 1.5
-    draws = mean + deviation * rng().standard_normal((400_000, 2))
-    sampled = np.maximum(ceiling - (np.exp(draws) if log else draws), 0).mean(axis=0)
-    closed = (gain.expected_log_shortfall if log else gain.expected_shortfall)(mean, deviation, ceiling)
-    assert closed == pytest.approx(sampled, rel=0.02, abs=1e-3)
-
-
-@pytest.mark.parametrize("log", [False, True])
-def test_expected_hypervolume_gain_is_what_sampling_gives(log: bool) -> None:
-    front = np.array([[0.5, 2.0], [1.0, 1.2], [2.2, 0.4], [9.0, 0.1]])
-    reference = np.array([3.0, 2.5])
-    mean, deviation = np.array([[0.2, 0.1]]), np.array([[0.6, 0.8]])
-    draws = mean + deviation * rng().standard_normal((20_000, 2))
-    draws = np.exp(draws) if log else draws
-    before = hypervolume_2d(front, reference)
-    sampled = np.mean([hypervolume_2d(np.vstack([front, draw]), reference) - before for draw in draws])
-    shortfall = gain.expected_log_shortfall if log else gain.expected_shortfall
-    closed = gain.expected_hypervolume_gain(mean, deviation, front, reference, shortfall)
-    assert closed[0] == pytest.approx(sampled, rel=0.03)
-
-
-def test_without_a_front_the_gain_is_the_whole_box() -> None:
-    certain = gain.expected_hypervolume_gain(
-        np.array([[1.0, 1.0]]), np.array([[1e-9, 1e-9]]), np.empty((0, 2)), np.array([3.0, 2.0])
-    )
-    assert certain[0] == pytest.approx(2.0)
 
 
 def test_the_gradient_of_the_fit_is_that_of_its_loss() -> None:

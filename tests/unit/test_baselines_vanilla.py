@@ -1,18 +1,14 @@
-"""VBO: expected improvement of the hypervolume, the forest's mean and spread, and what becomes of them."""
+"""VBO: the forest's mean and spread, and what becomes of them."""
 
 from __future__ import annotations
 
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from scoot.coordinator.objective.hypervolume import hypervolume_2d
 from scoot.coordinator.objective.metric import Direction
 from scoot.coordinator.objective.pareto import FloatArray
 from scoot.coordinator.optimizer.base import Observation, Problem, Suggestion, Task
-from scoot.coordinator.optimizer.baselines.ehvi import ehvi_2d
 from scoot.coordinator.optimizer.baselines.forest import TREES, Forest
 from scoot.coordinator.optimizer.baselines.vanilla import KAPPA, suggest
 from scoot.coordinator.space.space import Space
@@ -43,37 +39,6 @@ def around(size: int, sign: float = 1.0) -> tuple[Observation, ...]:
     return tuple(
         Observation(number=k, config=config, values=(sign * curve(config),)) for k, config in enumerate(configs)
     )
-
-
-# -- EHVI --------------------------------------------------------------------------------------------------------------
-
-corners = st.tuples(st.floats(-2, 3), st.floats(-2, 3))
-
-
-@settings(max_examples=25, deadline=None)
-@given(st.lists(corners, max_size=6), corners, st.tuples(st.floats(0.05, 2), st.floats(0.05, 2)))
-def test_ehvi_is_the_mean_gain_of_many_draws(
-    points: list[tuple[float, float]], mean: tuple[float, float], deviation: tuple[float, float]
-) -> None:
-    front = np.reshape(np.asarray(points, dtype=np.float64), (-1, 2))
-    reference = np.array([1.0, 2.0])
-    exact = ehvi_2d(np.array([mean]), np.array([deviation]), front, reference)[0]
-    before = hypervolume_2d(front, reference)
-    draws = np.random.default_rng(0).normal(mean, deviation, (1500, 2))
-    gains = np.array([hypervolume_2d(np.vstack([front, draw]), reference) - before for draw in draws])
-    assert abs(gains.mean() - exact) <= 6 * gains.std() / np.sqrt(len(gains)) + 0.01
-
-
-def test_ehvi_of_a_certain_point_is_its_gain() -> None:
-    front = np.array([[1.0, 3.0], [2.0, 2.0], [3.0, 1.0]])
-    mean = np.array([[1.5, 1.5], [2.5, 2.5], [0.0, 0.0], [5.0, 0.0]])
-    found = ehvi_2d(mean, np.zeros((4, 2)), front, np.array([4.0, 4.0]))
-    assert found.tolist() == pytest.approx([1.25, 0.0, 10.0, 0.0])
-
-
-def test_ehvi_underflows_to_nothing_without_a_warning() -> None:
-    found = ehvi_2d(np.array([[1e9, 1e9]]), np.array([[1e-9, 1e-9]]), np.empty((0, 2)), np.array([0.0, 0.0]))
-    assert found.tolist() == [0.0]
 
 
 # -- forest ------------------------------------------------------------------------------------------------------------

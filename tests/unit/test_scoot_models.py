@@ -9,7 +9,6 @@ from sklearn.ensemble import RandomForestRegressor
 from scoot.coordinator.objective.metric import Direction
 from scoot.coordinator.objective.pareto import FloatArray
 from scoot.coordinator.optimizer.base import Observation, Outcome, Problem
-from scoot.coordinator.optimizer.scoot.ehvi import expected_hypervolume_improvement
 from scoot.coordinator.optimizer.scoot.feasibility import Forest
 from scoot.coordinator.optimizer.scoot.record import record_of
 from scoot.coordinator.optimizer.scoot.surrogate import Surrogate
@@ -235,18 +234,3 @@ def test_a_broken_limit_is_a_broken_hidden_constraint() -> None:
     assert record.feasible.tolist() == [True, False, True]
     assert record.reached.tolist() == [[4.0], [5.0]]
     assert record.gains.tolist() == [[4.0], [9.0], [5.0]]
-
-
-def test_ehvi_agrees_with_botorch() -> None:
-    import torch
-    from botorch.acquisition.multi_objective.analytic import ExpectedHypervolumeImprovement
-    from botorch.utils.multi_objective.box_decompositions.non_dominated import NondominatedPartitioning
-    from botorch.utils.testing import MockModel, MockPosterior
-
-    front = np.array([[0.1, 0.9], [0.5, 0.5], [0.9, 0.2], [0.3, 0.3]])
-    reference, mean, deviation = np.array([0.0, 0.0]), np.array([[0.6, 0.6]]), np.array([[0.3, 0.2]])
-    cells = NondominatedPartitioning(ref_point=torch.tensor(reference), Y=torch.tensor(front))
-    posterior = MockPosterior(mean=torch.tensor(mean)[None], variance=torch.tensor(deviation**2)[None])
-    theirs = ExpectedHypervolumeImprovement(MockModel(posterior), reference.tolist(), cells)(torch.zeros(1, 1, 2))
-    ours = expected_hypervolume_improvement(mean, deviation, front, reference)
-    assert ours[0] == pytest.approx(float(theirs[0]), rel=1e-9)

@@ -1,12 +1,11 @@
-"""What a point promises: expected improvement of one objective, of the hypervolume of two, of random weights of three.
+"""Gains where objectives are modelled by their logarithms, and of randomly weighted sums.
 
-Everything is minimised. Objectives are modelled by their logarithms; a gain counts in the objective's own unit all the
-same, for which the normal distribution of the logarithm gives closed forms. Pure.
+Everything is minimised. A gain counts in the objective's own unit though the model is of logarithms, for which their
+normal distribution gives a closed form. Pure.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final
 
 import numpy as np
@@ -18,16 +17,6 @@ FloatArray = npt.NDArray[np.float64]
 _TINY: Final = 1e-20
 """Gains below are none: then it counts only whether a configuration is any use."""
 _WIDEST: Final = 350.0
-
-Shortfall = Callable[[FloatArray, FloatArray, FloatArray | float], FloatArray]
-
-
-def expected_shortfall(mean: FloatArray, deviation: FloatArray, ceiling: FloatArray | float) -> FloatArray:
-    """E[(ceiling - f)+] of f normal; broadcasts."""
-    z = (ceiling - mean) / deviation
-    density = np.exp(-0.5 * z * z) / np.sqrt(2 * np.pi)
-    shortfall: FloatArray = np.maximum((ceiling - mean) * ndtr(z) + deviation * density, 0.0)
-    return shortfall
 
 
 def expected_log_shortfall(mean: FloatArray, deviation: FloatArray, ceiling: FloatArray | float) -> FloatArray:
@@ -44,38 +33,6 @@ def log_gain(gain: FloatArray) -> FloatArray:
     """Its logarithm, finite."""
     logs: FloatArray = np.log(np.maximum(gain, _TINY))
     return logs
-
-
-def expected_hypervolume_gain(
-    mean: FloatArray,
-    deviation: FloatArray,
-    front: FloatArray,
-    reference: FloatArray,
-    shortfall: Shortfall = expected_shortfall,
-) -> FloatArray:
-    """Of two independent objectives, exact: the sum over the strips between the front's points.
-
-    Args:
-        mean, deviation: (N, 2) of the model.
-        front: (K, 2) values no other dominates, K at least 0; those not better than the reference are ignored.
-        reference: (2,).
-        shortfall: expected_shortfall, or expected_log_shortfall where the model is of logarithms.
-
-    Returns:
-        (N,) gains.
-    """
-    inside = front[(front < reference).all(axis=1)]
-    inside = inside[np.argsort(inside[:, 0], kind="stable")]
-    edges = [*inside[:, 0].tolist(), float(reference[0])]
-    ceilings = [float(reference[1]), *inside[:, 1].tolist()]
-    gain = np.zeros(len(mean))
-    before: FloatArray | float = 0.0
-    for edge, ceiling in zip(edges, ceilings, strict=True):
-        upto = shortfall(mean[:, 0], deviation[:, 0], edge)
-        gain += (upto - before) * shortfall(mean[:, 1], deviation[:, 1], ceiling)
-        before = upto
-    positive: FloatArray = np.maximum(gain, 0.0)
-    return positive
 
 
 def weighted(values: FloatArray, weights: FloatArray, share: float) -> FloatArray:

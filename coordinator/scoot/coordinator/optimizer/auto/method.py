@@ -28,7 +28,6 @@ from scipy.special import ndtri
 
 from scoot.coordinator.objective.hypervolume import hypervolume_2d
 from scoot.coordinator.objective.metric import Direction
-from scoot.coordinator.objective.pareto import pareto_front
 from scoot.coordinator.optimizer import sobol
 from scoot.coordinator.optimizer.auto import gain as gains
 from scoot.coordinator.optimizer.auto.candidates import around, candidates, distinct, niches, untried, with_value
@@ -39,6 +38,11 @@ from scoot.coordinator.optimizer.auto.model import Belief
 from scoot.coordinator.optimizer.auto.parts import ALL, Parts
 from scoot.coordinator.optimizer.auto.warp import Warp
 from scoot.coordinator.optimizer.base import Suggestion, Task
+from scoot.coordinator.optimizer.improvement import (
+    Shortfall,
+    expected_hypervolume_improvement,
+    expected_shortfall,
+)
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -293,7 +297,7 @@ def _gain(
         hoped = np.column_stack([model.predict(queue)[0] for model in belief.objectives])
         good = np.vstack([good, hoped])
     if m == 1:
-        gain = gains.expected_shortfall(mean[:, 0], deviation[:, 0], float(good.min()))
+        gain = expected_shortfall(mean[:, 0], deviation[:, 0], float(good.min()))
         return gain, gain * _factor(belief, x) if scales[0].sign else None
     if m == _TWO:
         return _hypervolume(history, belief, mean, deviation, good, x)
@@ -301,7 +305,7 @@ def _gain(
     scores = gains.weighted((good - centre) / spread, weights, _WEIGHT_OF_SUM)
     low = gains.weighted((mean - centre) / spread, weights, _WEIGHT_OF_SUM)
     error = np.sqrt(((weights * deviation / spread) ** 2).sum(axis=1))
-    return gains.expected_shortfall(low, error, float(scores.min())), None
+    return expected_shortfall(low, error, float(scores.min())), None
 
 
 def _hypervolume(
@@ -319,15 +323,14 @@ def _hypervolume(
         level = np.log(reference)
         mean, good = mean - level, good - level
         front, corner = np.exp(np.clip(good, -_WIDEST, _WIDEST)), np.full(2, 1 + _SLACK)
-        shortfall: gains.Shortfall = gains.expected_log_shortfall
+        shortfall: Shortfall = gains.expected_log_shortfall
     else:
         corner = np.array(
             [float(scale.model(np.array([each]))[0]) for scale, each in zip(belief.scales, reference, strict=True)]
         )
         front, corner = good, corner + _SLACK
-        shortfall = gains.expected_shortfall
-    front = front[pareto_front(front)]
-    gain = gains.expected_hypervolume_gain(mean, deviation, front, corner, shortfall)
+        shortfall = expected_shortfall
+    gain = expected_hypervolume_improvement(mean, deviation, front, corner, shortfall)
     there = hypervolume_2d(front, corner)
     return gain, gain * _factor(belief, x) / there if there > 0 else None
 

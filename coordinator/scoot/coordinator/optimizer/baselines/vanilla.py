@@ -19,10 +19,10 @@ import numpy as np
 from scoot.coordinator.objective.metric import Direction
 from scoot.coordinator.objective.pareto import FloatArray, minimise
 from scoot.coordinator.optimizer.base import Suggestion, Task
-from scoot.coordinator.optimizer.baselines.ehvi import ehvi_2d
 from scoot.coordinator.optimizer.baselines.forest import Forest
 from scoot.coordinator.optimizer.baselines.penalty import Evidence, evidence_of
 from scoot.coordinator.optimizer.baselines.proposals import Proposals, generator
+from scoot.coordinator.optimizer.improvement import expected_hypervolume_improvement
 from scoot.coordinator.optimizer.registry import check_method
 from scoot.coordinator.space.space import Space
 
@@ -110,7 +110,7 @@ class Acquisition:
         if self.name == "ucb":
             return KAPPA * deviation[:, 0] - mean[:, 0]
         figures, reference = self.forest.figures / self._scale, self._reference / self._scale
-        return ehvi_2d(mean / self._scale, deviation / self._scale, figures, reference)
+        return expected_hypervolume_improvement(mean / self._scale, deviation / self._scale, figures, reference)
 
 
 def _spread(space: Space, rng: np.random.Generator) -> tuple[FloatArray, bool]:

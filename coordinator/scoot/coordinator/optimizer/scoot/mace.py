@@ -9,20 +9,16 @@ import math
 from typing import Final
 
 import numpy as np
-from scipy.special import erfcx, ndtr
+from scipy.special import ndtr
 
 from scoot.coordinator.objective.pareto import FloatArray
+from scoot.coordinator.optimizer.improvement import log_h
 
 XI: Final = 1e-4
 """Margin by which PI and EI want the best gain beaten, in standard deviations of the observed gains (section 4.5.1)."""
 
 _UPSILON: Final = 0.5
 _DELTA: Final = 0.01
-_NEAR: Final = -1.0
-"""Below it, phi and z Phi nearly cancel, and their sum is taken through Mills' ratio."""
-
-_FAR: Final = -300.0
-"""Below it that cancels too, and its expansion in 1 / z^2 is exact."""
 
 
 def beta(iteration: int, parameters: int) -> float:
@@ -52,22 +48,3 @@ def probability_of_improvement(mean: FloatArray, deviation: FloatArray, best: fl
 def expected_improvement(mean: FloatArray, deviation: FloatArray, best: float) -> FloatArray:
     """Equation 8: E max(0, gain - best - XI). The deviation is above 0."""
     return deviation * np.exp(log_h((mean - best - XI) / deviation))
-
-
-def log_h(z: FloatArray) -> FloatArray:
-    """ln(phi(z) + z Phi(z)): of the expected positive part of a standard normal variable shifted by z."""
-    near = np.maximum(z, _NEAR)
-    far = np.minimum(z, _NEAR)
-    mills = math.sqrt(math.pi / 2.0) * erfcx(-np.maximum(far, _FAR) / math.sqrt(2.0))  # Phi(z) / phi(z)
-    inverse = far**-2.0
-    share = np.where(z > _FAR, 1.0 + far * mills, inverse * (1.0 - 3.0 * inverse + 15.0 * inverse**2))
-    return np.where(
-        z > _NEAR,
-        np.log(np.exp(_log_density(near)) + near * ndtr(near)),
-        _log_density(far) + np.log(share),
-    )
-
-
-def _log_density(z: FloatArray) -> FloatArray:
-    """The logarithm of phi(z)."""
-    return -0.5 * z**2 - 0.5 * math.log(2.0 * math.pi)

@@ -21,9 +21,9 @@ from scoot.coordinator.objective.hypervolume import hypervolume_2d
 from scoot.coordinator.objective.pareto import FloatArray, minimise
 from scoot.coordinator.optimizer import sobol
 from scoot.coordinator.optimizer.base import Observation, Suggestion, Task
+from scoot.coordinator.optimizer.improvement import expected_hypervolume_improvement
 from scoot.coordinator.optimizer.registry import check_method
 from scoot.coordinator.optimizer.scoot import mace
-from scoot.coordinator.optimizer.scoot.ehvi import expected_hypervolume_improvement
 from scoot.coordinator.optimizer.scoot.feasibility import Forest
 from scoot.coordinator.optimizer.scoot.features import Features
 from scoot.coordinator.optimizer.scoot.record import DEFAULT, Record, record_of
@@ -136,7 +136,7 @@ class _Model:
                 axis=1,
             )
         else:
-            merits = expected_hypervolume_improvement(mean, deviation, self._reached, self._reference)[:, None]
+            merits = expected_hypervolume_improvement(-mean, deviation, -self._reached, -self._reference)[:, None]
         return Scores(merits=merits, feasibility=feasibility)
 
     def _preferred(self, found: Candidates) -> Iterator[int]:
