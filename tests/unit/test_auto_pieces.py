@@ -11,7 +11,15 @@ from scipy.stats import multivariate_normal
 
 from scoot.coordinator.objective.metric import Direction
 from scoot.coordinator.optimizer.auto import method, surrogate
-from scoot.coordinator.optimizer.auto.candidates import PATIENCE, Value, candidates, niches, untried, with_value
+from scoot.coordinator.optimizer.auto.candidates import (
+    PATIENCE,
+    Value,
+    candidates,
+    distance,
+    niches,
+    untried,
+    with_value,
+)
 from scoot.coordinator.optimizer.auto.design import POINTS, centre_of, design
 from scoot.coordinator.optimizer.auto.features import Features
 from scoot.coordinator.optimizer.auto.history import History, Scale
@@ -225,7 +233,7 @@ def run_with(parts: Parts) -> list[Config]:
         state = Task(problem=problem, history=tuple(history), n=1, call=number, seed=2)
         config = suggest(state, parts=parts)[0].config
         figure = 1.0 + abs(np.log(float(config["a"]) / 300)) + 3 * float(config["f"]) + (50 if config["b1"] else 0)
-        reason = "start" if config["b0"] and float(config["f"]) > 0.05 else "oom" if float(config["a"]) > 900 else ""
+        reason = "start" if config["b0"] and float(config["f"]) > 0.05 else "oom" if float(config["a"]) > 250 else ""
         values = None if reason else (figure,)
         history.append(Observation(number=number, config=config, values=values, infeasible=bool(reason), reason=reason))
     return [observation.config for observation in history]
@@ -234,6 +242,13 @@ def run_with(parts: Parts) -> list[Config]:
 @pytest.mark.parametrize("part", [field.name for field in fields(Parts)])
 def test_each_part_can_be_left_out_and_does_something(part: str) -> None:
     assert run_with(Parts(**{part: False})) != run_with(Parts())
+
+
+def test_far_from_the_nearest_good_point_is_by_how_much_was_moved() -> None:
+    good: Config = {"a": 32, "b": False, "c": "x", "f": 0.5}
+    points = SPACE.encode([good, {**good, "f": 0.8}, {**good, "b": True, "c": "z"}, {**good, "f": 0.2, "b": True}])
+    assert distance(WARP, points, points[:1]).tolist() == pytest.approx([0.0, 0.5, 1.0, 1.0])
+    assert distance(WARP, points, points[[0, 3]]).tolist() == pytest.approx([0.0, 0.5, 1.0, 0.0])
 
 
 def test_values_never_seen_to_work_are_found() -> None:

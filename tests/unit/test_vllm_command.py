@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scoot.agent.engines.base import EngineAdapter, EngineSettings, LaunchRequest
+from scoot.agent.engines.probing import Probe
 from scoot.agent.engines.registry import make_adapter
-from scoot.agent.engines.vllm import ALLOWED_OPTIONS, VllmAdapter, _Probe
+from scoot.agent.engines.vllm import ALLOWED_OPTIONS, VllmAdapter
 from scoot.wire.assignment import Device
 from scoot.wire.errors import UserError
 from scoot.wire.reasons import Reason
@@ -242,13 +243,10 @@ def test_token_range_of_a_broken_model(adapter: EngineAdapter, tmp_path: Path, c
 
 def probed() -> VllmAdapter:
     adapter = VllmAdapter(SETTINGS)
-    adapter._probed = (
-        "",
-        _Probe(
-            version="0.32.0",
-            entry=True,
-            defaults={"max_num_seqs": 128, "max_num_batched_tokens": 2048, "block_size": 128, "stream_interval": 1},
-        ),
+    adapter._prober.known = Probe(
+        version="0.32.0",
+        entry=True,
+        defaults={"max_num_seqs": 128, "max_num_batched_tokens": 2048, "block_size": 128, "stream_interval": 1},
     )
     return adapter
 

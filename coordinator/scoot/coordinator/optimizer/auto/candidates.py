@@ -26,6 +26,9 @@ PATIENCE: Final = 3
 _MORE: Final = 0.4
 """Probability that one coordinate more is moved."""
 _STEP: Final = 0.15
+_REACH: Final = 0.3
+_SAME: Final = 1e-9
+"""Coordinates no further apart are the same."""
 _HALF: Final = 0.5
 _FEW_VALUES: Final = 4
 """A parameter with at most so many values is to be seen working with each of them."""
@@ -48,6 +51,19 @@ def candidates(warp: Warp, leaders: FloatArray, working: FloatArray, rng: np.ran
     if len(leaders) and len(working):
         points.append(_mixed(leaders, working, rng))
     return distinct(space, np.vstack(points))
+
+
+def distance(warp: Warp, points: FloatArray, centres: FloatArray) -> FloatArray:
+    """(N,) how far (N, d) points are from the nearest of (k, d) centres, k at least 1, as a log density falls.
+
+    A number's part is half the square of how far it moved, in _REACH of its axis; that of a parameter with few values,
+    which has no scale, is a half if it moved at all.
+    """
+    few = np.array([axis.count is not None and axis.count <= _FEW_VALUES for axis in warp.space.axes])
+    moved = np.abs(warp.to(points)[:, None, :] - warp.to(centres)[None, :, :])
+    parts = np.where(few, _HALF * (moved > _SAME), _HALF * (moved / _REACH) ** 2)
+    nearest: FloatArray = parts.sum(axis=2).min(axis=1)
+    return nearest
 
 
 def distinct(space: Space, points: FloatArray) -> FloatArray:
@@ -158,7 +174,7 @@ def with_value(warp: Warp, leader: FloatArray, value: Value, taken: set[Key], rn
     points = np.vstack([leader[None, :], around(warp, leader[None, :], AROUND, rng)])
     points[:, at] = (value.cell + _HALF) / (space.axes[at].count or 1)
     points = distinct(space, points)
-    moved = (np.abs(points - leader) > 1e-9).sum(axis=1)  # noqa: PLR2004 - coordinates that are the same
+    moved = (np.abs(points - leader) > _SAME).sum(axis=1)
     for count in np.unique(moved).tolist():
         nearest = points[moved == count]
         free = [space.key(config) not in taken for config in space.decode(nearest)]

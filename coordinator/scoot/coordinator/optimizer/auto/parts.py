@@ -20,7 +20,8 @@ class Parts:
         mixed: mixtures of good points and the default are among the candidates.
         niches: candidates are around the best with each value, too, and not only around the best of all.
         refined: the best candidates are looked around.
-        doubt: every second suggestion takes the model for half as sure as it is.
+        doubt: every third suggestion takes the model for half as sure as it is.
+        close: of one objective, what is far from all good points must promise more, ever less so as observations come.
     """
 
     around: bool = True
@@ -34,6 +35,7 @@ class Parts:
     niches: bool = True
     refined: bool = True
     doubt: bool = True
+    close: bool = True
 
 
 ALL = Parts()
