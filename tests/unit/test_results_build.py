@@ -2,148 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import random
 from typing import Any
 
-import jsonschema
 import msgspec
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from results_bench import SEEDS, build, codes, confirmation, infeasible, run, spec, study, trial
 
 from scoot.coordinator.objective.confirmation import Lead, lead_of
 from scoot.coordinator.objective.metric import Direction
-from scoot.coordinator.report.build import build_results, improvement_percent, worst_of
-from scoot.coordinator.report.command import shell_line, tuned_flags
+from scoot.coordinator.report.build import improvement_percent
 from scoot.coordinator.report.html import render_html
-from scoot.coordinator.report.markdown import block, code, plain, render_markdown
-from scoot.coordinator.report.plot import MarkKind, linear_ticks, log_ticks, make_chart
-from scoot.coordinator.report.results import Results, encode_results, results_json_schema
+from scoot.coordinator.report.markdown import render_markdown
+from scoot.coordinator.report.plot import MarkKind, make_chart
 from scoot.coordinator.report.summary import summarise
-from scoot.coordinator.report.text import bound, number, objective_info, seconds
-from scoot.coordinator.study.state import StudyRecord, TrialRecord
-from scoot.wire.measurement import Distribution, Goodput, LoadAudit, Metrics, RunResult, Validity
+from scoot.wire.measurement import Goodput, RunResult
 from scoot.wire.reasons import Reason
 from scoot.wire.spec import (
-    Budget,
-    Confirm,
     Limits,
-    Objective,
-    Parameter,
-    ParameterKind,
-    Service,
-    StudySpec,
-    Workload,
     WorkloadFacts,
 )
 from scoot.wire.states import StudyState, TrialKind, TrialState
-
-SEEDS = (101, 102, 103)
-
-
-def distribution(value: float) -> Distribution:
-    return Distribution(n=50, mean=value, p50=value, p90=value, p95=value, p99=value, max=value)
-
-
-def run(ttft_ms: float, throughput: float = 10.0, *, seed: int = 1, index: int = 0, valid: bool = True) -> RunResult:
-    metrics = Metrics(
-        sent=50,
-        completed=50,
-        failed=0,
-        failures={},
-        duration_s=5.0,
-        request_throughput=throughput,
-        output_token_throughput=throughput * 10,
-        input_token_throughput=throughput * 20,
-        offered_rate=10.0,
-        ttft_ms=distribution(ttft_ms),
-        tpot_ms=None,
-        itl_ms=None,
-        e2e_ms=distribution(ttft_ms),
-        ttft_from_send_ms=None,
-        e2e_from_send_ms=None,
-        lateness_ms=None,
-        output_tokens=500,
-        input_tokens=1000,
-        merged_share=0.0,
-    )
-    validity = (
-        Validity(valid=True) if valid else Validity(valid=False, reason=Reason.LOAD_LATE, detail="p99 71 ms > 50 ms")
-    )
-    audit = LoadAudit(run=index, cpu_share=0.1, run_queue_s=0.0, clock_step_ms=0.0, dropped=0)
-    return RunResult(run=index, seed=seed, metrics=metrics, audit=audit, validity=validity)
-
-
-def spec(*objectives: str, **service: Any) -> StudySpec:
-    return StudySpec(
-        name="s",
-        service=Service(**({"engine": "mock", "model": "m", "device": "cpu"} | service)),
-        workload=Workload(profile="BOT"),
-        parameters=(Parameter(name="max_num_seqs", kind=ParameterKind.INT, low=1, high=64),),
-        objectives=tuple(Objective(metric=metric) for metric in objectives),
-        budget=Budget(trials=4),
-        confirm=Confirm(arrival_orders=3),
-    )
-
-
-def study(*objectives: str, state: StudyState = StudyState.COMPLETED, **fields: Any) -> StudyRecord:
-    chosen = fields.pop("spec", None) or spec(*(objectives or ("ttft_mean",)))
-    return StudyRecord(study_id="s-1", spec=chosen, idempotency_key="k", created_at_s=1.0, state=state, **fields)
-
-
-def trial(number: int, *runs: RunResult, **fields: Any) -> TrialRecord:
-    base: dict[str, Any] = {
-        "study_id": "s-1",
-        "number": number,
-        "kind": TrialKind.SUGGESTED if number else TrialKind.DEFAULT,
-        "config": {"max_num_seqs": number} if number else {},
-        "source": "sobol" if number else "default",
-        "run_seeds": (1,),
-        "created_at_s": 1.0,
-        "state": TrialState.SUCCEEDED,
-        "attempts": 1,
-        "runs": runs,
-    }
-    return TrialRecord(**(base | fields))
-
-
-def infeasible(number: int) -> TrialRecord:
-    return trial(
-        number,
-        state=TrialState.INFEASIBLE,
-        reason=Reason.ENGINE_OOM,
-        message="CUDA out of memory",
-        log_tail="Traceback",
-    )
-
-
-def confirmation(number: int, confirms: int, *values: float | None, **fields: Any) -> TrialRecord:
-    """Runs with these TTFTs; None is one that is not believed."""
-    runs = [
-        run(value or 1e9, seed=seed, index=index, valid=value is not None)
-        for index, (seed, value) in enumerate(zip(SEEDS, values, strict=True))
-    ]
-    base: dict[str, Any] = {
-        "kind": TrialKind.CONFIRMATION,
-        "source": "confirm-best" if confirms else "confirm-default",
-        "confirms": confirms,
-        "run_seeds": SEEDS,
-    }
-    return trial(number, *runs, **(base | fields))
-
-
-def build(record: StudyRecord, *trials: TrialRecord) -> Results:
-    """Results, checked against the schema and rendered, whatever they are."""
-    results = build_results(record, trials, scoot_version="0.1.0", now_s=2.0)
-    jsonschema.validate(json.loads(encode_results(results)), results_json_schema(), cls=jsonschema.Draft202012Validator)
-    assert render_markdown(results)
-    assert render_html(results)
-    return results
-
-
-def codes(results: Results) -> list[str]:
-    return [caveat.code for caveat in results.caveats]
 
 
 def test_best_and_its_improvement_over_the_default() -> None:
@@ -487,164 +366,3 @@ def test_load_rows_follow_the_answer_to_its_confirmation() -> None:
         confirmation(3, 1, 9.0, 9.0, 9.0),
     )
     assert summarise(build(study(), *lost)).load[0].text == "trial 2, 3 runs"
-
-
-HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>|`__[x](javascript:1)\n# \x1b[31m {{ 7*7 }} ]]>"
-
-
-def test_hostile_strings_stay_text() -> None:
-    chosen = msgspec.structs.replace(
-        spec("ttft_mean", model=HOSTILE, env={"A": HOSTILE}, options={"x": HOSTILE}),
-        name=HOSTILE,
-        parameters=(Parameter(name=HOSTILE, kind=ParameterKind.ENUM, choices=(HOSTILE, "b")),),
-        constraints=(HOSTILE,),
-        workload=Workload(trace=HOSTILE),
-    )
-    bad = {"config": {HOSTILE: HOSTILE}, "agent_id": HOSTILE, "engine_version": HOSTILE, "source": HOSTILE}
-    results = build(
-        study(spec=chosen, state=StudyState.CANCELLED, message=HOSTILE),
-        trial(0, run(40.0), **bad),
-        trial(1, run(30.0), command=("run", HOSTILE, "--" + HOSTILE), effective_config={HOSTILE: "c"}, **bad),
-        trial(2, state=TrialState.INFEASIBLE, reason=Reason.ENGINE_OOM, message=HOSTILE, log_tail=HOSTILE, **bad),
-    )
-    page = render_html(results)
-    assert "<script" not in page
-    assert "<img" not in page
-    assert "&lt;script&gt;" in page
-    assert "{{ 7*7 }}" in page
-    text = render_markdown(results)
-    assert "\x1b" not in text
-    in_code = False
-    for line in text.splitlines():
-        if line.startswith("```"):
-            in_code = not in_code
-        elif not in_code and "`" not in line.replace("\\`", ""):
-            assert "<script" not in line.replace("\\<", "")
-            assert "](" not in line.replace("\\]", "")
-    table = [line for line in text.splitlines() if line.startswith("| 2 ")]
-    assert len(table) == 1
-    header = next(line for line in text.splitlines() if line.startswith("| trial |"))
-    assert table[0].replace("\\|", "").count("|") == header.replace("\\|", "").count("|")
-
-
-@given(st.text())
-def test_code_span_and_block_cannot_be_left(text: str) -> None:
-    span = code(text)
-    if span:
-        ticks = len(span) - len(span.lstrip("`"))
-        assert "`" * ticks not in span[ticks:-ticks] or span[ticks : ticks + 1] == " "
-        assert "\n" not in span
-    fence = block(text).split("sh\n", 1)[0]
-    assert not any(line.startswith(fence) for line in block(text).splitlines()[1:-1])
-    assert "\n" not in plain(text)
-
-
-def test_secret_values_are_hidden_everywhere() -> None:
-    hidden = "sk-very-secret"
-    chosen = spec("ttft_mean", env={"API_KEY": hidden}, options={"api_key": "other-secret", "max_tokens": "12345"})
-    command = ("serve", "--api-key", "third-secret", "--token=fourth-secret", "--max-tokens", "12345", f"--x={hidden}")
-    results = build(
-        study(spec=chosen, message=f"used {hidden}"),
-        trial(0, run(40.0), command=command),
-        trial(1, state=TrialState.INFEASIBLE, reason=Reason.ENGINE_OOM, message=hidden, log_tail=f"a {hidden} b"),
-    )
-    encoded = encode_results(results).decode() + render_html(results) + render_markdown(results)
-    assert "secret" not in encoded.replace("look secret", "").replace("secret-looking", "")
-    assert results.best is not None
-    assert results.best.command == ("serve", "--api-key", "***", "--token=***", "--max-tokens", "12345", "--x=***")
-    assert "redacted" in codes(results)
-
-
-def test_tuned_flags_are_cut_out_of_a_command() -> None:
-    command = (
-        "python",
-        "-m",
-        "x",
-        "--model",
-        "m",
-        "--max-num-seqs",
-        "8",
-        "--block_size=16",
-        "--no-enable-x",
-        "--port",
-        "1",
-    )
-    assert tuned_flags(command, ["max_num_seqs", "block_size", "enable_x"]) == (
-        "--max-num-seqs",
-        "8",
-        "--block_size=16",
-        "--no-enable-x",
-    )
-    assert tuned_flags(("serve", "--seqs", "8", "model"), ["seqs"]) == ("--seqs", "8")
-
-
-def test_shell_line_quotes() -> None:
-    assert shell_line(["/a b/run", "--x", "$(rm)"], {"K": "a b"}) == "K='a b' '/a b/run' \\\n  --x '$(rm)'"
-    assert shell_line([]) == ""
-
-
-@given(
-    st.floats(min_value=1e-3, max_value=1e6, allow_nan=False),
-    st.sampled_from(["ttft_mean", "request_throughput"]),
-)
-def test_printed_bound_is_never_tighter_than_the_measured_one(value: float, metric: str) -> None:
-    objective = objective_info(metric)
-    printed = float(bound(value, objective).split()[-2].replace(",", ""))
-    tolerance = 1e-5 * max(1.0, value)
-    if objective.direction is Direction.MINIMISE:
-        assert printed >= value - tolerance
-    else:
-        assert printed <= value + tolerance
-    assert printed == pytest.approx(value, rel=0.02)
-
-
-def test_worst_follows_the_direction() -> None:
-    assert worst_of([1.0, 3.0, 2.0], Direction.MINIMISE) == 3.0
-    assert worst_of([1.0, 3.0, 2.0], Direction.MAXIMISE) == 1.0
-
-
-@given(st.floats(-1e6, 1e6), st.floats(1e-3, 1e6))
-def test_linear_ticks_are_few_and_inside(low: float, span: float) -> None:
-    ticks = linear_ticks(low, low + span)
-    assert 2 <= len(ticks) <= 8
-    assert all(low - span * 1e-6 <= tick <= low + span * (1 + 1e-6) for tick in ticks)
-    assert ticks == sorted(ticks)
-
-
-@given(st.floats(-3, 5), st.floats(1.4, 8))
-def test_log_ticks_are_few_and_inside(low: float, span: float) -> None:
-    ticks = log_ticks(low, low + span)
-    assert 2 <= len(ticks) <= 12
-    assert all(10**low * 0.999 <= tick <= 10 ** (low + span) * 1.001 for tick in ticks)
-
-
-@given(
-    st.lists(st.floats(min_value=0.01, max_value=1e5), min_size=1, max_size=12),
-    st.sampled_from([("ttft_mean",), ("ttft_mean", "request_throughput")]),
-)
-def test_marks_lie_inside_the_plot(values: list[float], objectives: tuple[str, ...]) -> None:
-    trials = [trial(n, run(value, 1000 / value)) for n, value in enumerate(values)]
-    results = build_results(study(*objectives), trials, scoot_version="0", now_s=0.0)
-    chart = make_chart(results)
-    assert chart is not None
-    assert len(chart.marks) == len(values)
-    for mark in chart.marks:
-        assert chart.left <= mark.x <= chart.right
-        assert chart.top <= mark.y <= chart.bottom
-    assert len(chart.x.ticks) >= 2
-    assert len(chart.y.ticks) >= 2
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [(0.0, "0"), (0.5, "0.5"), (0.01234, "0.0123"), (7.4, "7.40"), (23.68, "23.7"), (1234.5, "1,234"), (None, "-")],
-)
-def test_numbers_have_three_digits(value: float | None, text: str) -> None:
-    assert number(value) == text
-
-
-@pytest.mark.parametrize(
-    ("value", "text"), [(0.04, "0.0 s"), (59.6, "1 min"), (61.0, "1 min 1 s"), (3600.0, "1 h"), (7_500.0, "2 h 5 min")]
-)
-def test_durations_read_well(value: float, text: str) -> None:
-    assert seconds(value) == text
