@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from typing import Any
 
-import jsonschema
 import msgspec
 import pytest
+import study_bench
+from study_bench import SEEDS, audit, distribution, metrics, trial
 
 from scoot.cli.progress import headline, title
 from scoot.coordinator.objective.best import best_trial, contending
@@ -17,18 +17,17 @@ from scoot.coordinator.objective.goal import goal_of
 from scoot.coordinator.objective.metric import METRICS, Direction, objective_errors
 from scoot.coordinator.objective.outcome import Outcome, outcomes_of, violation, worst_figures
 from scoot.coordinator.optimizer.problem import problem_of
-from scoot.coordinator.report.build import build_results
 from scoot.coordinator.report.html import render_html
 from scoot.coordinator.report.markdown import render_markdown
 from scoot.coordinator.report.plot import make_chart
-from scoot.coordinator.report.results import Results, encode_results, results_json_schema
+from scoot.coordinator.report.results import Results
 from scoot.coordinator.report.summary import summarise
 from scoot.coordinator.report.text import limit_text, objective_info, outcome_info
 from scoot.coordinator.study.history import best_of, observations
 from scoot.coordinator.study.state import StudyRecord, TrialRecord
 from scoot.wire import limits
 from scoot.wire.errors import UserError
-from scoot.wire.measurement import Distribution, Goodput, LoadAudit, Metrics, RunResult, Validity
+from scoot.wire.measurement import Goodput, Metrics, RunResult, Validity
 from scoot.wire.reasons import Reason
 from scoot.wire.spec import (
     Arrivals,
@@ -46,38 +45,18 @@ from scoot.wire.states import StudyState, TrialKind, TrialState
 from scoot.wire.study_file import check_study
 from scoot.wire.view import Study, StudyDetail, Trial
 
-SEEDS = (101, 102, 103)
 MIN, MAX = Direction.MINIMISE, Direction.MAXIMISE
 CHAT = (SloClass(name="chat", ttft_ms=300.0),)
 
 
 def window(ttft_ms: float, rate: float = 10.0, tpot_ms: float = 5.0, attained: int | None = None) -> Metrics:
-    each = Distribution(n=100, mean=ttft_ms, p50=ttft_ms, p90=ttft_ms, p95=ttft_ms, p99=ttft_ms, max=ttft_ms, std=20.0)
-    tpot = Distribution(n=100, mean=tpot_ms, p50=tpot_ms, p90=tpot_ms, p95=tpot_ms, p99=tpot_ms, max=tpot_ms)
+    each = msgspec.structs.replace(distribution(ttft_ms), n=100, std=20.0)
+    tpot = distribution(tpot_ms)
     good = None
     if attained is not None:
         good = Goodput(name="", sent=100, attained=attained, share=attained / 100, rate=attained / 10)
-    return Metrics(
-        sent=100,
-        completed=100,
-        failed=0,
-        failures={},
-        duration_s=10.0,
-        request_throughput=rate,
-        output_token_throughput=rate * 10,
-        input_token_throughput=rate * 20,
-        offered_rate=10.0,
-        ttft_ms=each,
-        tpot_ms=tpot,
-        itl_ms=None,
-        e2e_ms=None,
-        ttft_from_send_ms=None,
-        e2e_from_send_ms=None,
-        lateness_ms=None,
-        output_tokens=500,
-        input_tokens=1000,
-        merged_share=0.0,
-        goodput=good,
+    return metrics(
+        ttft_ms, rate, sent=100, completed=100, duration_s=10.0, ttft_ms=each, tpot_ms=tpot, e2e_ms=None, goodput=good
     )
 
 
@@ -86,7 +65,7 @@ def run(ttft_ms: float, rate: float = 10.0, tpot_ms: float = 5.0, *, index: int 
         run=index,
         seed=SEEDS[index],
         metrics=window(ttft_ms, rate, tpot_ms),
-        audit=LoadAudit(run=index, cpu_share=0.1, run_queue_s=0.0, clock_step_ms=0.0, dropped=0),
+        audit=audit(index),
         validity=Validity(valid=True),
     )
 
@@ -108,22 +87,6 @@ def study(chosen: StudySpec) -> StudyRecord:
     return StudyRecord(study_id="s-1", spec=chosen, idempotency_key="k", created_at_s=1.0, state=StudyState.COMPLETED)
 
 
-def trial(number: int, *runs: RunResult, **fields: Any) -> TrialRecord:
-    base: dict[str, Any] = {
-        "study_id": "s-1",
-        "number": number,
-        "kind": TrialKind.SUGGESTED if number else TrialKind.DEFAULT,
-        "config": {"max_num_seqs": number} if number else {},
-        "source": "sobol" if number else "default",
-        "run_seeds": SEEDS[: len(runs)] or SEEDS[:1],
-        "created_at_s": 1.0,
-        "state": TrialState.SUCCEEDED,
-        "attempts": 1,
-        "runs": runs,
-    }
-    return TrialRecord(**(base | fields))
-
-
 def confirmation(number: int, confirms: int, *runs: tuple[float, float]) -> TrialRecord:
     return trial(
         number,
@@ -135,9 +98,7 @@ def confirmation(number: int, confirms: int, *runs: tuple[float, float]) -> Tria
 
 
 def build(chosen: StudySpec, *trials: TrialRecord) -> Results:
-    results = build_results(study(chosen), trials, scoot_version="0.1.0", now_s=2.0)
-    jsonschema.validate(json.loads(encode_results(results)), results_json_schema(), cls=jsonschema.Draft202012Validator)
-    return results
+    return study_bench.build(study(chosen), *trials)
 
 
 # --- study files -----------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from results_bench import SEEDS, build, codes, confirmation, infeasible, run, spec, study, trial
+from study_bench import SEEDS, build, codes, confirmation, infeasible, run, spec, study, trial
 
 from scoot.coordinator.objective.confirmation import Lead, lead_of
 from scoot.coordinator.objective.metric import Direction

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from results_bench import build, codes, run, spec, study, trial
+from study_bench import build, codes, run, spec, study, trial
 
 from scoot.coordinator.objective.metric import Direction
 from scoot.coordinator.report.build import build_results, worst_of

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from study_bench import audit, distribution, metrics
 
 from scoot.cli.progress import eta_s, events, progress
 from scoot.coordinator.report.build import build_results
@@ -27,7 +28,7 @@ from scoot.coordinator.study.state import StudyRecord, TrialRecord
 from scoot.coordinator.study.stopping import expected_gain, trials_needed, why_enough, window
 from scoot.wire.assignment import Device, EngineOffer, Inventory
 from scoot.wire.errors import UserError
-from scoot.wire.measurement import AttemptOutcome, Distribution, LoadAudit, Metrics, RunResult, Validity
+from scoot.wire.measurement import AttemptOutcome, RunResult, Validity
 from scoot.wire.reasons import Reason
 from scoot.wire.spec import (
     Arrivals,
@@ -179,34 +180,12 @@ def test_the_floor_is_a_share(value: float) -> None:
 
 
 def measured(attempt_id: str, fence: int, seeds: tuple[int, ...], ttft_ms: float) -> Measured:
-    flat = Distribution(n=99, mean=ttft_ms, p50=ttft_ms, p90=ttft_ms, p95=ttft_ms, p99=ttft_ms, max=ttft_ms)
-    metrics = Metrics(
-        sent=100,
-        completed=100,
-        failed=0,
-        failures={},
-        duration_s=10.0,
-        request_throughput=9.9,
-        output_token_throughput=99.0,
-        input_token_throughput=99.0,
-        offered_rate=10.0,
-        ttft_ms=flat,
-        tpot_ms=flat,
-        itl_ms=None,
-        e2e_ms=flat,
-        ttft_from_send_ms=None,
-        e2e_from_send_ms=None,
-        lateness_ms=None,
-        output_tokens=1,
-        input_tokens=1,
-        merged_share=0.0,
-    )
-    audit = LoadAudit(run=0, cpu_share=0.1, run_queue_s=0.0, clock_step_ms=0.0, dropped=0)
+    figures = metrics(ttft_ms, tpot_ms=distribution(ttft_ms))
     return Measured(
         attempt_id=attempt_id,
         fence=fence,
         runs=tuple(
-            RunResult(run=run, seed=seed, metrics=metrics, audit=audit, validity=Validity(valid=True))
+            RunResult(run=run, seed=seed, metrics=figures, audit=audit(), validity=Validity(valid=True))
             for run, seed in enumerate(seeds)
         ),
     )

@@ -1,4 +1,4 @@
-"""Studies, trials and runs for tests of reports."""
+"""Metrics, runs, trials and studies for tests of what is made of them."""
 
 from __future__ import annotations
 
@@ -33,33 +33,46 @@ def distribution(value: float) -> Distribution:
     return Distribution(n=50, mean=value, p50=value, p90=value, p95=value, p99=value, max=value)
 
 
+def metrics(ttft: float, throughput: float = 10.0, **fields: Any) -> Metrics:
+    """Of a window of 5 s in which nothing failed, TTFT in ms; `fields` over them."""
+    base: dict[str, Any] = {
+        "sent": 50,
+        "completed": 50,
+        "failed": 0,
+        "failures": {},
+        "duration_s": 5.0,
+        "request_throughput": throughput,
+        "output_token_throughput": throughput * 10,
+        "input_token_throughput": throughput * 20,
+        "offered_rate": 10.0,
+        "ttft_ms": distribution(ttft),
+        "tpot_ms": None,
+        "itl_ms": None,
+        "e2e_ms": distribution(ttft),
+        "ttft_from_send_ms": None,
+        "e2e_from_send_ms": None,
+        "lateness_ms": None,
+        "output_tokens": 500,
+        "input_tokens": 1000,
+        "merged_share": 0.0,
+    }
+    return Metrics(**(base | fields))
+
+
+def audit(index: int = 0) -> LoadAudit:
+    """Of a load process that had no trouble."""
+    return LoadAudit(run=index, cpu_share=0.1, run_queue_s=0.0, clock_step_ms=0.0, dropped=0)
+
+
 def run(ttft_ms: float, throughput: float = 10.0, *, seed: int = 1, index: int = 0, valid: bool = True) -> RunResult:
-    metrics = Metrics(
-        sent=50,
-        completed=50,
-        failed=0,
-        failures={},
-        duration_s=5.0,
-        request_throughput=throughput,
-        output_token_throughput=throughput * 10,
-        input_token_throughput=throughput * 20,
-        offered_rate=10.0,
-        ttft_ms=distribution(ttft_ms),
-        tpot_ms=None,
-        itl_ms=None,
-        e2e_ms=distribution(ttft_ms),
-        ttft_from_send_ms=None,
-        e2e_from_send_ms=None,
-        lateness_ms=None,
-        output_tokens=500,
-        input_tokens=1000,
-        merged_share=0.0,
+    late = Validity(valid=False, reason=Reason.LOAD_LATE, detail="p99 71 ms > 50 ms")
+    return RunResult(
+        run=index,
+        seed=seed,
+        metrics=metrics(ttft_ms, throughput),
+        audit=audit(index),
+        validity=Validity(valid=True) if valid else late,
     )
-    validity = (
-        Validity(valid=True) if valid else Validity(valid=False, reason=Reason.LOAD_LATE, detail="p99 71 ms > 50 ms")
-    )
-    audit = LoadAudit(run=index, cpu_share=0.1, run_queue_s=0.0, clock_step_ms=0.0, dropped=0)
-    return RunResult(run=index, seed=seed, metrics=metrics, audit=audit, validity=validity)
 
 
 def spec(*objectives: str, **service: Any) -> StudySpec:
@@ -86,7 +99,7 @@ def trial(number: int, *runs: RunResult, **fields: Any) -> TrialRecord:
         "kind": TrialKind.SUGGESTED if number else TrialKind.DEFAULT,
         "config": {"max_num_seqs": number} if number else {},
         "source": "sobol" if number else "default",
-        "run_seeds": (1,),
+        "run_seeds": tuple(each.seed for each in runs) or (1,),
         "created_at_s": 1.0,
         "state": TrialState.SUCCEEDED,
         "attempts": 1,
@@ -123,7 +136,8 @@ def confirmation(number: int, confirms: int, *values: float | None, **fields: An
 def build(record: StudyRecord, *trials: TrialRecord) -> Results:
     """Results, checked against the schema and rendered, whatever they are."""
     results = build_results(record, trials, scoot_version="0.1.0", now_s=2.0)
-    jsonschema.validate(json.loads(encode_results(results)), results_json_schema(), cls=jsonschema.Draft202012Validator)
+    schema = results_json_schema()
+    jsonschema.validate(json.loads(encode_results(results)), schema, cls=jsonschema.Draft202012Validator)
     assert render_markdown(results)
     assert render_html(results)
     return results
