@@ -20,7 +20,7 @@ class Exit(IntEnum):
 
 MEANING = {
     Exit.OK: "done",
-    Exit.FAILED: "the study failed, or found no feasible configuration; or a check of `doctor` failed",
+    Exit.FAILED: "the study failed, or found no feasible configuration; or a check of `doctor` or `catalogue` failed",
     Exit.USAGE: "wrong usage or bad input; nothing was changed",
     Exit.UNREACHABLE: "the coordinator cannot be reached",
     Exit.CANCELLED: "the study was cancelled",

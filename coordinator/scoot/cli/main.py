@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from scoot.cli.catalogue_command import catalogue
 from scoot.cli.doctor import doctor
 from scoot.cli.exits import MEANING, ChildDiedError, CoordinatorUnreachableError, Exit
 from scoot.cli.host_commands import agents, validate
@@ -84,6 +85,7 @@ for _command in (
     why_command,
     agents,
     validate,
+    catalogue,
     doctor,
 ):
     cli.add_command(_command)

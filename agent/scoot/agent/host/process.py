@@ -399,10 +399,14 @@ class HelperProcess:
         self._child = child
         self._writer = writer
 
-    async def feed(self, data: bytes) -> None:
-        """Send all of its standard input, and close that."""
+    async def send(self, data: bytes) -> None:
+        """Send a part of its standard input, which stays open."""
         self._writer.write(data)
         await self._writer.drain()
+
+    async def feed(self, data: bytes) -> None:
+        """Send all of its standard input, and close that."""
+        await self.send(data)
         self._writer.write_eof()
 
     def terminate(self) -> None:

@@ -1,0 +1,266 @@
+"""How much the oracle saves, and whether it is right: random configurations asked, and some of them started.
+
+    nice .venv/bin/python -m tools.oracle_agreement .venv-vllm/bin/python --configs 500 --launches 24
+
+Prints Markdown: the share of configurations vLLM's argument checks refuse, the time a question takes, how many
+configurations come to the same as another, which options change nothing; then, of a sample of both kinds (accepted and
+refused), what happens when they are really started, one at a time, with the tiny model on CPU. A start that fails is
+told apart by where it failed: in the argument checks, which is what the oracle foretells, or later (a hidden
+constraint, which it cannot know). No part of CI: 500 questions take under a minute, a start 15 to 60 s and 2.4 GB.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import random
+import re
+import statistics
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from scoot.agent import canary
+from scoot.agent.core.classify import classify_start
+from scoot.agent.engines.base import EngineSettings, LaunchRequest
+from scoot.agent.engines.oracle import Oracle
+from scoot.agent.engines.vllm import VllmAdapter
+from scoot.agent.host import cgroup, logs
+from scoot.agent.host.ports import free_port
+from scoot.agent.host.process import EngineProcess, spawn_engine
+from scoot.wire.assignment import Device
+from scoot.wire.catalogue.verdict import Invalid, Ok, Unknown, Verdict, same_effective
+from scoot.wire.spec import Config, Scalar, Service
+
+SPACE: dict[str, list[Scalar]] = {
+    "async_scheduling": [True, False],
+    "block_size": [8, 16, 24, 32, 64, 128],
+    "enable_chunked_prefill": [True, False],
+    "enable_prefix_caching": [True, False],
+    "gpu_memory_utilization": [0.5, 0.9, 1.0],
+    "long_prefill_token_threshold": [0, 128, 512, 4096],
+    "max_num_active_seqs": [2, 8, 32, 256],
+    "max_num_batched_tokens": [64, 128, 256, 512, 1024, 2048, 4096, 8192],
+    "max_num_scheduled_tokens": [64, 512, 2048],
+    "max_num_seqs": [1, 4, 16, 64, 128, 256, 1024],
+    "num_gpu_blocks_override": [4, 512],
+    "performance_mode": ["balanced", "interactivity", "throughput"],
+    "prefix_caching_hash_algo": ["sha256", "sha256_cbor", "xxhash"],
+    "scheduler_reserve_full_isl": [True, False],
+    "scheduling_policy": ["fcfs", "priority"],
+    "stream_interval": [1, 4],
+    "watermark": [0.0, 0.05, 0.5],
+}
+"""Values users try, good and bad, of options a study may set; hidden constraints among them."""
+
+SHARE = 0.4
+"""Of the options each configuration sets."""
+
+OPTIONS: dict[str, Scalar] = {"enforce_eager": True, "load_format": "dummy", "dtype": "bfloat16"}
+ENV = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1"}
+MODEL_LEN = 2048
+START_S = 240.0
+
+
+class Launch(msgspec.Struct, frozen=True):
+    """What came of a start: "ready", "refused" by argument checks, "died" later, or "late"; the line that says so."""
+
+    outcome: str
+    line: str
+    seconds: float
+
+
+def drawn(rng: random.Random) -> Config:
+    """A random configuration."""
+    return {name: rng.choice(values) for name, values in SPACE.items() if rng.random() < SHARE}
+
+
+def fixed(config: Config) -> Config:
+    """All options of a configuration, with those every one has."""
+    return {**OPTIONS, "max_model_len": MODEL_LEN, **config}
+
+
+async def launched(adapter: VllmAdapter, config: Config, model: str) -> Launch:
+    """Start an engine, ask it for one completion, stop it."""
+    service = Service(
+        engine="vllm", model=model, device="cpu", max_model_len=MODEL_LEN, options=dict(OPTIONS), env=dict(ENV)
+    )
+    with tempfile.TemporaryDirectory(prefix="scoot-agreement-") as name:
+        folder = Path(name)
+        request = LaunchRequest(
+            service=service,
+            config=config,
+            tensor_parallel=1,
+            devices=(Device(id="cpu-0", kind="cpu"),),
+            port=free_port(),
+            workdir=name,
+        )
+        began_s = time.monotonic()
+        engine = await spawn_engine(
+            adapter.command(request),
+            log_path=folder / "engine.log",
+            cwd=folder,
+            state_dir=folder,
+            attempt_id="agreement/0/0",
+            port=request.port,
+            cgroups=cgroup.probe(),
+        )
+        timed_out = False
+        try:
+            ready = await answers(engine, request)
+        except TimeoutError:
+            ready, timed_out = False, True
+        finally:
+            report = await engine.stop(15.0, 5.0)
+        seconds = time.monotonic() - began_s
+        log = logs.read_text(folder / "engine.log")
+    if ready:
+        return Launch("ready", "", seconds)
+    line = classify_start(report.exit, timed_out=timed_out, log_text=log, engine="vllm")[1]
+    if timed_out:
+        return Launch("late", line, seconds)
+    return Launch("died" if "Engine core initialization failed" in log else "refused", line, seconds)
+
+
+async def answers(engine: EngineProcess, request: LaunchRequest) -> bool:
+    """Whether the engine comes up and completes a prompt; False when it ends instead."""
+    async with asyncio.timeout(START_S):
+        while not (await canary.ask(request.port, "/health", timeout_s=5.0)).ok:
+            done, _ = await asyncio.wait([engine.exited], timeout=0.5)
+            if done:
+                return False
+        body = {"model": request.service.model, "prompt": [20, 21, 22, 23], "max_tokens": 4, "ignore_eos": True}
+        question = msgspec.json.encode(body)
+        return (await canary.ask(request.port, "/v1/completions", timeout_s=60.0, body=question)).ok
+
+
+def rows(header: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
+    """A Markdown table."""
+    table = [header, ["---"] * len(header), *lines]
+    return "\n".join("| " + " | ".join(str(cell).replace("|", "/") for cell in line) + " |" for line in table)
+
+
+def short(config: Config) -> str:
+    """A configuration in one cell."""
+    return " ".join(f"{name}={value}" for name, value in config.items()) or "(default)"
+
+
+def twins(verdicts: Sequence[Verdict]) -> int:
+    """Accepted configurations that come to the same as an earlier one."""
+    distinct: list[Ok] = []
+    accepted = [verdict for verdict in verdicts if isinstance(verdict, Ok)]
+    for verdict in accepted:
+        if not any(same_effective(verdict.effective, other.effective) for other in distinct):
+            distinct.append(verdict)
+    return len(accepted) - len(distinct)
+
+
+async def questions(oracle: Oracle, configs: Sequence[Config], model: str) -> tuple[list[Verdict], list[float]]:
+    """The verdict of every configuration and the milliseconds it took; the first question waits for the import."""
+    await oracle.check(fixed({}), model=model)
+    verdicts, times_ms = [], []
+    for config in configs:
+        began_s = time.perf_counter()
+        verdicts.append(await oracle.check(fixed(config), model=model))
+        times_ms.append((time.perf_counter() - began_s) * 1000)
+    return verdicts, times_ms
+
+
+def kind_of(verdict: Verdict) -> str:
+    """A verdict in a word or two."""
+    match verdict:
+        case Ok():
+            return "accepted"
+        case Invalid():
+            return f"refused: {verdict.kind.value}"
+        case Unknown():
+            return "unknown"
+
+
+async def measure(arguments: argparse.Namespace) -> bool:
+    """Ask, print, start some, print; whether the oracle was never wrong."""
+    rng = random.Random(arguments.seed)  # noqa: S311 - a reproducible sample
+    configs = [drawn(rng) for _ in range(arguments.configs)]
+    settings = EngineSettings(kind="vllm", python=arguments.python)
+    model: str = arguments.model
+    async with Oracle(settings, env=ENV) as oracle:
+        verdicts, times_ms = await questions(oracle, configs, model)
+        again = [await oracle.check(fixed(config), model=model) for config in configs[:20]]
+        inert = await oracle.inert(SPACE, model=model)
+        found = await oracle.catalogue()
+        starts = oracle.starts
+    title = found.why if isinstance(found, Unknown) else found.title
+    counts = Counter(map(kind_of, verdicts))
+    refused = sum(isinstance(verdict, Invalid) for verdict in verdicts)
+    times = statistics.quantiles(times_ms, n=20)
+    figures = [
+        ("engine", title),
+        ("configurations", f"{len(configs)}, seed {arguments.seed}, {len(SPACE)} options, {SHARE:.0%} of them set"),
+        ("refused", f"{refused} ({refused / len(configs):.1%})"),
+        *((f"- {name}", count) for name, count in sorted(counts.items())),
+        ("come to the same as another", twins(verdicts)),
+        ("a question, median", f"{statistics.median(times_ms):.1f} ms"),
+        ("a question, p95", f"{times[-1]:.1f} ms"),
+        ("helpers started", starts),
+        ("the first 20 asked again at the end", "same" if again == verdicts[:20] else "DIFFERENT"),
+        ("options that change nothing", ", ".join(sorted(inert)) or "none"),
+    ]
+    print(rows(("oracle", ""), figures))
+    ok = again == verdicts[:20]
+    if arguments.launches:
+        ok &= await compare(arguments, VllmAdapter(settings), list(zip(configs, verdicts, strict=True)), model)
+    return ok
+
+
+def varied(refused: Sequence[tuple[Config, Invalid]]) -> list[tuple[Config, Verdict]]:
+    """Refused configurations, one of each reason first, then a second of each."""
+    seen: Counter[str] = Counter()
+    placed: list[tuple[int, int]] = []
+    for number, (_, verdict) in enumerate(refused):
+        reason = re.sub(r"\d+", "N", verdict.reason)
+        placed.append((seen[reason], number))
+        seen[reason] += 1
+    return [refused[number] for _, number in sorted(placed)]
+
+
+async def compare(
+    arguments: argparse.Namespace, adapter: VllmAdapter, asked: list[tuple[Config, Verdict]], model: str
+) -> bool:
+    """Start a sample, half of it accepted and half refused; whether no verdict was wrong."""
+    accepted = [item for item in asked if isinstance(item[1], Ok)]
+    others = varied([(config, verdict) for config, verdict in asked if isinstance(verdict, Invalid)])
+    sample = [*others[: arguments.launches // 2], *accepted[: arguments.launches - arguments.launches // 2]]
+    lines, wrong = [], 0
+    for config, verdict in sample:
+        outcome = await launched(adapter, config, model)
+        agrees = (outcome.outcome == "refused") == isinstance(verdict, Invalid)
+        wrong += not agrees
+        said = verdict.reason if isinstance(verdict, Invalid) else "accepted"
+        cells = (short(config), said[:120], outcome.outcome, outcome.line[:120], f"{outcome.seconds:.0f}")
+        lines.append((*cells, "yes" if agrees else "NO"))
+        print(f"{len(lines)}/{len(sample)} {outcome.outcome}", file=sys.stderr)
+    print()
+    print(rows(("configuration", "oracle", "start", "its own words", "s", "agrees"), lines))
+    print(f"\n{len(lines) - wrong} of {len(lines)} starts agree with the oracle.")
+    return not wrong
+
+
+def absolute(text: str) -> str:
+    """A path from the root, links left as they are: an environment's interpreter is one."""
+    return str(Path(text).absolute())
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("python", type=absolute, help="interpreter of vLLM's environment")
+    parser.add_argument("--configs", type=int, default=500)
+    parser.add_argument("--launches", type=int, default=0, help="configurations to start, half of them refused")
+    model_help = "folder of tools/make_tiny_model.py"
+    parser.add_argument("--model", type=absolute, default=absolute(".scoot/models/tiny-llama"), help=model_help)
+    parser.add_argument("--seed", type=int, default=0)
+    sys.exit(0 if asyncio.run(measure(parser.parse_args())) else 1)
