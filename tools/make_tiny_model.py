@@ -5,7 +5,8 @@ Run it with the *engine's* interpreter, which has `tokenizers`:
     ENGINE_PYTHON tools/make_tiny_model.py OUT_DIR
 
 The folder then serves with vLLM's `--load-format dummy`: 4 layers x 256, 8 heads, a byte-level BPE vocabulary of 4,096
-entries trained on text generated here, 2,048 positions, no weights. The same files are written on every run.
+entries trained on text generated here, 2,048 positions, no weights. `--weights` writes random ones, for engines that
+must load some; the interpreter needs `torch` and `transformers` then. The same files are written on every run.
 """
 
 from __future__ import annotations
@@ -135,16 +136,32 @@ def write_model(folder: Path) -> None:
     )
 
 
+def write_weights(folder: Path) -> None:
+    """Write random weights for the model in `folder`."""
+    import torch  # type: ignore[import-not-found,unused-ignore]  # only in the engine's environment
+    from transformers import (  # type: ignore[import-not-found]  # likewise
+        AutoConfig,
+        AutoModelForCausalLM,
+    )
+
+    torch.manual_seed(_SEED)
+    AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder)).save_pretrained(folder)
+
+
 def _write_json(path: Path, value: dict[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description="Write a tiny Llama (config and tokenizer, no weights).")
+    parser = argparse.ArgumentParser(description="Write a tiny Llama (config and tokenizer).")
     parser.add_argument("out_dir", type=Path, help="folder to write into; made if missing")
-    folder = parser.parse_args().out_dir
+    parser.add_argument("--weights", action="store_true", help="random weights, too")
+    arguments = parser.parse_args()
+    folder = arguments.out_dir
     write_model(folder)
+    if arguments.weights:
+        write_weights(folder)
     print(folder)
 
 

@@ -19,13 +19,16 @@ from scoot.wire.topology import TENSOR_PARALLEL_NAMES, topology
 OWN_ENGINES: Final = frozenset({"mock", ENGINE_NAME})
 """Engines that are part of SCOOT: they run in this environment, and need neither weights nor memory."""
 
+_PROGRAMS: Final = frozenset({"llama-server"})
+"""Executables that are an engine themselves, and no interpreter of one."""
+
 _RESERVE_GIB: Final = 2.0
 _OWN_RESERVE_GIB: Final = 0.25
 """Host memory left free; SCOOT's own engines need next to nothing."""
 
 
 def engines_of(spec: StudySpec, given: Sequence[str], environment: Mapping[str, str]) -> dict[str, str]:
-    """Engine name -> absolute interpreter, for the study's engine.
+    """Engine name -> absolute interpreter (or the engine's own program), for the study's engine.
 
     Args:
         spec: the study.
@@ -118,7 +121,7 @@ def agent_toml(
             "",
             f"[engines.{_text(name)}]",
             f"kind = {_text(name)}",
-            f"python = {_text(python)}",
+            f"{'program' if Path(python).name in _PROGRAMS else 'python'} = {_text(python)}",
             f"allow_options = [{names}]",
             f"allow_env = [{names}]",
         ]

@@ -23,29 +23,41 @@ _EXCEPTION: Final = re.compile(
 )
 _FATAL: Final = re.compile(
     r"^(?:terminate called|Fatal Python error|Segmentation fault|double free|free\(\): |malloc\(\): |Aborted\b)|"
-    r"std::bad_alloc|CUDA error: |NCCL error|panicked at"
+    r"std::bad_alloc|CUDA error: |NCCL error|panicked at|"
+    r"^(?:ERROR:\s+)?\[Errno \d+\] |^/\S+: (?:No module named|Error while finding module specification)|"
+    r"cudaMalloc failed|(?:failed|unable) to allocate\b|invalid magic characters|error loading model|"
+    r"failed to open GGUF|failed to initialize the context|couldn't bind HTTP server socket"
 )
-"""What native code says before it dies; believed only when no exception is there."""
+"""What native code, uvicorn and a bare interpreter say before they end; believed only when no exception is there."""
 _PREFIX: Final = re.compile(
-    r"^(?:\((?P<who>[A-Za-z_]+)\S*\s[^)]*\)\s+)?(?:(?P<level>[A-Z]+)\s+\d\S*\s\S+\s+\[[^\]]*\]\s?)?"
+    r"^(?:\d+\.\d\d\.\d{3}\.\d{3} [A-Z] )?"
+    r"(?:\((?P<who>[A-Za-z_]+)\S*\s[^)]*\)\s+)?(?:(?P<level>[A-Z]+)\s+\d\S*\s\S+\s+\[[^\]]*\]\s?)?"
 )
-"""Process name (newer releases) and logging head; either may be missing, so it always matches."""
+"""llama.cpp's clock, vLLM's process name (newer releases) and logging head; each may be missing: it always matches."""
 _INNER: Final = frozenset({"EngineCore", "EngineCore_DP", "Worker", "Worker_TP", "Worker_PP", "VllmWorker"})
 """Names under which vLLM's inner processes log, trailing digits and underscores left out."""
 _MILD: Final = frozenset({"DEBUG", "INFO", "WARNING"})
 _GENERIC: Final = re.compile(
     r"Engine core initialization failed|please check the stack trace above|See stack trace for root cause|"
     r"the root cause is above|"
+    r"scheduler died during initialization|Initialization failed\. Please see the error messages|"
+    r"Failed to create llama_context|Failed to load model from file|"
     r"EngineDeadError|EngineCore encountered an issue|Worker proc \S+ died|WorkerProc initialization failed|"
     r"^SystemExit|^KeyboardInterrupt|^(?:asyncio\.)?(?:exceptions\.)?CancelledError"
 )
-_PYDANTIC: Final = re.compile(r"^(?:\w+\.)*ValidationError: \d+ validation errors? for ")
-_ARGPARSE: Final = re.compile(
-    r"^\S+: error: (?:unrecognized arguments|argument |the following arguments are required|ambiguous option|"
-    r"invalid choice|one of the arguments)"
+_CHILD_FAILED: Final = re.compile(r"It usually means (?:one|the) child failed")
+"""SGLang kills itself with SIGKILL when one of its processes failed; nobody was short of memory then."""
+_PYDANTIC: Final = re.compile(r"^(?:(?:\w+\.)*ValidationError: )?\d+ validation errors? for ")
+_PARSER: Final = re.compile(
+    r"^\S+(?: \S+)?: error: (?=unrecognized arguments|argument |the following arguments are required|"
+    r"ambiguous option|invalid choice|one of the arguments)|"
+    r"^Error: (?=No such option|Invalid value for|Missing |Got unexpected extra argument|Option .* requires)|"
+    r"^(?=error: invalid argument: |error while handling argument )"
 )
+"""Before the complaint of an argument parser: argparse, click, llama.cpp's own."""
 _REFUSED: Final = re.compile(
-    r"^(?:\w+\.)*(?:TypeError: .*(?:unexpected keyword argument|got an unexpected)|ArgumentError\b|UsageError\b)"
+    r"^(?:\w+\.)*(?:TypeError: .*(?:unexpected keyword argument|got an unexpected)|ArgumentError\b|UsageError\b|"
+    r"ValueError: Unsupported (?:attention implementation|dtype|quantization method)\b)"
 )
 _OOM: Final = re.compile(
     r"torch\.(?:cuda\.)?OutOfMemoryError|CUDA out of memory|CUDA error: out of memory|HIP out of memory|"
@@ -53,19 +65,23 @@ _OOM: Final = re.compile(
     r"Available memory on node \S+ \([^)]*\)[^\n]{0,80} is less than|is less than desired GPU memory utilization|"
     r"^(?:\w+\.)*MemoryError\b|Cannot allocate memory|std::bad_alloc|cudaErrorMemoryAllocation|"
     r"OutOfMemory|out of memory|oom-kill|Killed process \d+|DefaultCPUAllocator: can't allocate|"
-    r"max seq len .{0,40}is larger than the maximum number of tokens that can be stored in KV cache",
+    r"max seq len .{0,40}is larger than the maximum number of tokens that can be stored in KV cache|"
+    r"[Nn]ot enough memory|insufficient GPU memory|scheduler died during initialization \(exit code: -9\)|"
+    r"cudaMalloc failed|(?:failed|unable) to allocate\b",
 )
-_PORT: Final = re.compile(r"Errno 98|[Aa]ddress already in use|EADDRINUSE")
+_PORT: Final = re.compile(r"Errno 98|[Aa]ddress already in use|EADDRINUSE|couldn't bind HTTP server socket")
 _DISK: Final = re.compile(r"Errno 28|No space left on device|ENOSPC")
 _MODEL: Final = re.compile(
     r"HFValidationError|RepositoryNotFoundError|LocalEntryNotFoundError|OfflineModeIsEnabled|"
     r"does not appear to have (?:a|any) file|Cannot find any model weights|Invalid repository ID or local directory|"
     r"(?:Can't|couldn't|Couldn't) (?:load|connect|find) .{0,80}(?:config|model|tokenizer|huggingface)|"
     r"is not a local folder and is not a valid model identifier|FileNotFoundError.{0,200}config\.json|"
-    r"No such model|model path .{0,200}does not exist"
+    r"No such model|[Mm]odel path .{0,200}does not exist|Repo id must be in the form|"
+    r"invalid magic characters|failed to open GGUF|error loading model: (?!unable to allocate)"
 )
 _MISSING_ENGINE: Final = re.compile(
-    r"No module named '?(?:vllm|scoot|tensorrt_llm)\b|Error while finding module specification for"
+    r"No module named '?(?:vllm|scoot|tensorrt_llm|transformers|sglang|llama_cpp)\b|"
+    r"Error while finding module specification for"
 )
 
 
@@ -105,7 +121,7 @@ def classify_start(exit_status: Exit | None, *, timed_out: bool, log_text: str, 
     by_text = _reason_of(cause) or (Reason.ENGINE_REJECTED_ARGS if refused else None)
     if by_text is not None:
         return by_text, _one_line(cause)
-    if _killed(exit_status):
+    if _killed(exit_status, lines):
         return Reason.ENGINE_OOM, _one_line(_killed_text(engine, cause))
     if exit_status is None and timed_out:
         last = cause or _last(lines)
@@ -131,7 +147,7 @@ def classify_load(
     told = cause or _last(lines)
     if cause and _OOM.search(cause):
         return Reason.ENGINE_OOM, _one_line(cause)
-    if _killed(exit_status):
+    if _killed(exit_status, lines):
         return Reason.ENGINE_OOM, _one_line(_killed_text(engine, cause))
     if exit_status is not None:
         how = _ending(exit_status)
@@ -159,9 +175,10 @@ def _find_cause(lines: list[str]) -> tuple[bool, str]:
     generic = fatal = ""
     for index, line in enumerate(lines):
         who, level, text = _split(line)
-        if _ARGPARSE.match(text):
-            return True, text.partition(": error: ")[2]
-        if not _EXCEPTION.match(text):
+        complaint = _PARSER.match(text)
+        if complaint is not None:
+            return True, text[complaint.end() :]
+        if not _EXCEPTION.match(text) and not _PYDANTIC.match(text):
             if not fatal and _FATAL.search(text):
                 fatal = text
             continue
@@ -169,7 +186,7 @@ def _find_cause(lines: list[str]) -> tuple[bool, str]:
             continue
         refused = _REFUSED.match(text) is not None
         if _PYDANTIC.match(text) and index + 1 < len(lines):
-            text = _validation(text, _split(lines[index + 1])[2].strip())
+            text = _validation(text, [_split(line)[2] for line in lines[index + 1 : index + 3]])
             refused = True
         if _GENERIC.search(text):
             generic = text
@@ -188,10 +205,15 @@ def _split(line: str) -> tuple[str, str, str]:
     return (prefix["who"] or "").rstrip("_0123456789"), prefix["level"] or "", line[prefix.end() :]
 
 
-def _validation(header: str, detail: str) -> str:
-    """`ValidationError: 1 validation error for X` and its detail, without the dump of all input."""
-    sentence = detail.partition(" [type=")[0].removeprefix("Value error, ")
-    return f"{header.rpartition(' for ')[2]}: {sentence}" if sentence else header
+def _validation(header: str, below: list[str]) -> str:
+    """`ValidationError: 1 validation error for X` and its detail, without the dump of all input.
+
+    `below` is one or two lines: the sentence, indented; or the field it is about, and the sentence.
+    """
+    named = len(below) > 1 and below[0].strip() != "" and not below[0][0].isspace()
+    field = f"{below[0].strip()}: " if named else ""
+    sentence = below[named].strip().partition(" [type=")[0].removeprefix("Value error, ")
+    return f"{header.rpartition(' for ')[2]}: {field}{sentence}" if sentence else header
 
 
 def _reason_of(cause: str) -> Reason | None:
@@ -213,8 +235,11 @@ def _killed_text(engine: str, cause: str) -> str:
     return f"{text} ({cause})" if cause else text
 
 
-def _killed(exit_status: Exit | None) -> bool:
-    return exit_status is not None and exit_status.signal == _SIGKILL and not exit_status.by_us
+def _killed(exit_status: Exit | None, lines: list[str]) -> bool:
+    """Whether the kernel did it, or an administrator."""
+    if exit_status is None or exit_status.signal != _SIGKILL or exit_status.by_us:
+        return False
+    return not any(_CHILD_FAILED.search(line) for line in lines)
 
 
 def _ending(exit_status: Exit | None) -> str:

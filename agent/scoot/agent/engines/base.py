@@ -38,20 +38,25 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """What the agent's root-owned configuration says of one engine.
 
     Attributes:
-        kind: adapter, "vllm", "simulated" or "mock".
+        kind: adapter; scoot.agent.engines.registry lists them.
         python: interpreter of the engine's environment, absolute; "" is this interpreter (SCOOT's own engines only).
+        program: the engine's own executable, absolute, where it is none of Python's (llama.cpp's llama-server); then
+            there is no `python`.
         allow_options: flags allowed besides the adapter's curated list, snake case.
         allow_env: environment variables a study may set besides the adapter's curated list.
         fixed_args: arguments put before all others, as they are.
         fixed_env: environment variables always set; a study cannot override them.
+        check_first: whether configurations are shown to the engine's own argument check before it is started with them.
     """
 
     kind: str
     python: str = ""
+    program: str = ""
     allow_options: tuple[str, ...] = ()
     allow_env: tuple[str, ...] = ()
     fixed_args: tuple[str, ...] = ()
     fixed_env: dict[str, str] = {}
+    check_first: bool = True
 
 
 class LaunchRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -182,13 +187,22 @@ def flag_arguments(name: str, value: Scalar, *, key: str) -> tuple[str, ...]:
     flag = "--" + check_name(name, key=key).replace("_", "-")
     if isinstance(value, bool):
         return (flag if value else f"--no-{flag[2:]}",)
+    return (f"{flag}={value_text(value, key=key)}",)
+
+
+def value_text(value: Scalar, *, key: str) -> str:
+    """A value as a command line has it, numbers in their shortest exact form; switches are the caller's.
+
+    Raises:
+        UserError: a text is unsafe, or a float is not finite.
+    """
     if isinstance(value, float):
         if value != value or value in (float("inf"), float("-inf")):  # noqa: PLR0124 - NaN is the value unlike itself
             raise UserError(f"{value} is not a finite number", key=key)
-        return (f"{flag}={value!r}",)
+        return repr(value)
     if isinstance(value, int):
-        return (f"{flag}={value}",)
-    return (f"{flag}={check_text(value, key=key)}",)
+        return str(value)
+    return check_text(value, key=key)
 
 
 def base_environment(source: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -230,7 +244,7 @@ def own_command(argv: Sequence[str], service: Service, settings: EngineSettings)
 
 
 def model_path(model: str, roots: tuple[str, ...]) -> Path | None:
-    """The folder `model` names, when it lies in one of `roots` after following every link; None otherwise.
+    """The folder or file `model` names, when it lies in one of `roots` after following every link; None otherwise.
 
     A relative name is looked up in each root in turn.
     """
@@ -245,6 +259,14 @@ def model_path(model: str, roots: tuple[str, ...]) -> Path | None:
         if path.is_relative_to(base):
             return path
     return None
+
+
+def model_folder(model: str, roots: tuple[str, ...]) -> str | Reason:
+    """The Hugging Face folder `model` names, inside one of `roots`; names on a hub are not downloaded."""
+    path = model_path(model, roots)
+    if path is None or not (path / "config.json").is_file():
+        return Reason.MODEL_MISSING
+    return str(path)
 
 
 def vocabulary_range(model: str) -> tuple[int, int]:

@@ -12,31 +12,22 @@ per installation by `vllm_probe` (`create_engine_config` in the engine's interpr
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
 import re
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final
-
-import msgspec
+from typing import Final
 
 from scoot.agent.core.command import EngineCommand
-from scoot.agent.engines import base, vllm_probe
+from scoot.agent.engines import base, permits, probing, vllm_probe
 from scoot.agent.engines.base import EngineSettings, LaunchRequest
-from scoot.agent.host.process import SpawnError, run_helper
+from scoot.agent.engines.permits import Permits
+from scoot.agent.engines.probing import Prober
 from scoot.benchmark.plan import PromptMode
 from scoot.wire import limits
 from scoot.wire.assignment import EngineOffer
-from scoot.wire.errors import UserError
 from scoot.wire.reasons import Reason
 from scoot.wire.spec import Config, Scalar
-from scoot.wire.topology import TENSOR_PARALLEL_NAMES
-
-PROBE_TIMEOUT_S: Final = 300.0
-"""Importing vLLM takes 8 s on a quiet machine, minutes on a cold disk or a loaded host."""
 
 ALLOWED_OPTIONS: Final = frozenset(
     {
@@ -112,32 +103,21 @@ ALLOWED_OPTIONS: Final = frozenset(
 )
 """Flags a study may set, of this and earlier releases; those an installation does not know it refuses by itself."""
 
-ALLOWED_ENV: Final = frozenset(
-    {
-        "CUDA_DEVICE_ORDER",
-        "HF_HUB_OFFLINE",
-        "MKL_NUM_THREADS",
-        "NCCL_P2P_DISABLE",
-        "OMP_NUM_THREADS",
-        "PYTORCH_CUDA_ALLOC_CONF",
-        "VLLM_ATTENTION_BACKEND",
-        "VLLM_CPU_KVCACHE_SPACE",
-        "VLLM_CPU_NUM_OF_RESERVED_CPU",
-        "VLLM_CPU_OMP_THREADS_BIND",
-        "VLLM_CPU_SGL_KERNEL",
-        "VLLM_ENABLE_V1_MULTIPROCESSING",
-        "VLLM_LOGGING_LEVEL",
-        "VLLM_NO_USAGE_STATS",
-        "VLLM_USE_FLASHINFER_SAMPLER",
-        "VLLM_USE_V1",
-        "VLLM_V1_OUTPUT_PROC_CHUNK_SIZE",
-        "VLLM_WORKER_MULTIPROC_METHOD",
-    }
-)
-_ALWAYS: Final = MappingProxyType(
-    {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "NO_COLOR": "1"}
-)
-"""No download, no telemetry, no colours in the log. A study may name the first two, but only with this value."""
+ALLOWED_ENV: Final = permits.COMMON_ENV | {
+    "VLLM_ATTENTION_BACKEND",
+    "VLLM_CPU_KVCACHE_SPACE",
+    "VLLM_CPU_NUM_OF_RESERVED_CPU",
+    "VLLM_CPU_OMP_THREADS_BIND",
+    "VLLM_CPU_SGL_KERNEL",
+    "VLLM_ENABLE_V1_MULTIPROCESSING",
+    "VLLM_LOGGING_LEVEL",
+    "VLLM_NO_USAGE_STATS",
+    "VLLM_USE_FLASHINFER_SAMPLER",
+    "VLLM_USE_V1",
+    "VLLM_V1_OUTPUT_PROC_CHUNK_SIZE",
+    "VLLM_WORKER_MULTIPROC_METHOD",
+}
+_ALWAYS: Final = MappingProxyType({**permits.QUIET, "VLLM_NO_USAGE_STATS": "1"})
 
 _CHOICES: Final = MappingProxyType({"load_format": frozenset({"auto", "safetensors", "dummy"})})
 """Other load formats unpickle or fetch."""
@@ -189,17 +169,6 @@ _NUMBER: Final = re.compile(r"-?\d{1,18}(?:\.\d{1,18})?(?:e[-+]?\d{1,2})?")
 _LABEL: Final = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 
 
-class _Probe(msgspec.Struct, frozen=True):
-    """What vllm_probe prints."""
-
-    version: str = ""
-    device: str = ""
-    entry: bool = False
-    defaults: dict[str, bool | int | float | str] = {}
-    error: str = ""
-    notes: str = ""
-
-
 class VllmAdapter:
     """Adapter for vLLM; see EngineAdapter. `cache_dir` keeps probe results over restarts of the agent."""
 
@@ -210,75 +179,45 @@ class VllmAdapter:
     info_paths = ("/metrics",)
 
     def __init__(self, settings: EngineSettings, *, cache_dir: Path | None = None) -> None:
-        if not Path(settings.python).is_absolute():
-            raise UserError(
-                f"{settings.python!r} is not an absolute path",
-                key="engines.vllm.python",
-                hint="name the interpreter of vLLM's environment, for example /opt/vllm/bin/python",
-            )
+        permits.require_absolute(
+            settings.python,
+            key="engines.vllm.python",
+            example="name the interpreter of vLLM's environment, for example /opt/vllm/bin/python",
+        )
         self._settings = settings
-        self._cache_dir = cache_dir
-        self._options = ALLOWED_OPTIONS | set(settings.allow_options)
-        self._env = ALLOWED_ENV | set(settings.allow_env)
-        self._probed: tuple[str, _Probe] | None = None
-        self._probing = asyncio.Lock()
+        self._permits = Permits(
+            settings=settings, options=ALLOWED_OPTIONS, env=ALLOWED_ENV, always=_ALWAYS, choices=_CHOICES
+        )
+        self._prober = Prober(
+            settings,
+            (settings.python, *settings.fixed_args, vllm_probe.__file__),
+            watched=("vllm",),
+            env=_ALWAYS,
+            cache_dir=cache_dir,
+        )
 
     async def probe(self) -> EngineOffer:
         """The version, after importing vLLM for real; remembered until the installation changes."""
-        async with self._probing:
-            result = await self._cached_probe()
-        if result.error or not result.entry:
-            why = result.error or f"has no module {vllm_probe.ENTRY}"
-            return EngineOffer(name=self.name, error=f"{self._settings.python}: {why}"[: limits.STRING_CHARS])
-        return EngineOffer(name=self.name, version=result.version)
+        result = await self._prober.probe()
+        return probing.offer_of(self.name, self._settings.python, result, entry=vllm_probe.ENTRY)
 
     def command(self, request: LaunchRequest) -> EngineCommand:
         """The server's command line: one replica, loopback only."""
-        service = request.service
-        if not Path(service.model).is_absolute():
-            raise UserError(f"{service.model!r} is not a path", key="service.model", hint="resolve it with models_ok")
         argv = [
             *(self._settings.python, *self._settings.fixed_args, "-m", vllm_probe.ENTRY),
-            *("--model", base.check_text(service.model, key="service.model")),
+            *("--model", permits.model_of(request.service)),
             *("--host", "127.0.0.1", "--port", str(request.port)),
             *("--uvicorn-log-level", "warning", "--disable-uvicorn-access-log"),
         ]
         asked = _asked(request)
         if request.tensor_parallel > 1 or "tensor_parallel_size" in asked:
             argv += ["--tensor-parallel-size", str(request.tensor_parallel)]
-        for name in sorted(set(asked) - set(TENSOR_PARALLEL_NAMES)):
-            key = f"{'parameters' if name in request.config else 'service.options'}.{name[: base.NAME_CHARS]}"
-            argv += self._arguments(name, asked[name], key=key)
-        return EngineCommand(argv=tuple(argv), env=self._environment(request))
-
-    def _arguments(self, name: str, value: Scalar, *, key: str) -> tuple[str, ...]:
-        base.check_name(name, key=key)
-        if name not in self._options:
-            raise UserError(
-                f"this agent does not let a study set {name!r}",
-                key=key,
-                hint="the host's administrator can add it to the engine's allow_options",
-            )
-        choices = _CHOICES.get(name)
-        if choices is not None and value not in choices and name not in self._settings.allow_options:
-            raise UserError(f"{value!r} is not allowed", key=key, hint=f"one of {', '.join(sorted(choices))}")
-        if name in _ONLY_TRUE and value is False:
-            return ()
-        return base.flag_arguments(name, value, key=key)
-
-    def _environment(self, request: LaunchRequest) -> dict[str, str]:
-        for name, value in _ALWAYS.items():
-            if request.service.env.get(name, value) != value:
-                raise UserError(f"must be {value!r} when set", key=f"service.env.{name}")
-        gpus = [device.id for device in request.devices if device.kind != "cpu"]
-        return {
-            "HOME": request.workdir,
-            "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
-            **base.base_environment(),
-            **_ALWAYS,
-            **base.study_environment(request.service.env, allowed=self._env, fixed=self._settings.fixed_env),
-            "CUDA_VISIBLE_DEVICES": ",".join(gpus),
-        }
+        for name in permits.flags(asked):
+            key = permits.key_of(request, name)
+            self._permits.check(name, asked[name], key=key)
+            if not (name in _ONLY_TRUE and asked[name] is False):
+                argv += base.flag_arguments(name, asked[name], key=key)
+        return EngineCommand(argv=tuple(argv), env=self._permits.environment(request))
 
     def served_model_name(self, request: LaunchRequest) -> str:
         """VLLM serves a model under the path it was given."""
@@ -290,10 +229,7 @@ class VllmAdapter:
 
     def models_ok(self, model: str, roots: tuple[str, ...]) -> str | Reason:
         """A folder with a config.json inside one of the roots; names on a hub are not downloaded."""
-        path = base.model_path(model, roots)
-        if path is None or not (path / "config.json").is_file():
-            return Reason.MODEL_MISSING
-        return str(path)
+        return base.model_folder(model, roots)
 
     def effective_config(self, log_text: str, request: LaunchRequest, bodies: Mapping[str, str] | None) -> Config:
         """See the module's docstring for what is believed, in which order."""
@@ -313,33 +249,16 @@ class VllmAdapter:
 
     def _defaults(self, request: LaunchRequest, asked: Config) -> Config:
         """Defaults of the installation, where they hold: degree 1, and nothing that shapes batches otherwise."""
-        if self._probed is None or request.tensor_parallel != 1 or any(name in asked for name in _SHAPING):
+        if self._prober.known is None or request.tensor_parallel != 1 or any(name in asked for name in _SHAPING):
             return {}
-        found: Config = dict(self._probed[1].defaults)
+        found: Config = dict(self._prober.known.defaults)
         if "policy" in found:
             found["scheduling_policy"] = found.pop("policy")
         return found
 
-    async def _cached_probe(self) -> _Probe:
-        identity = _identity(self._settings)
-        if self._probed is not None and self._probed[0] == identity:
-            return self._probed[1]
-        path = self._cache_dir / f"vllm-probe-{identity}.json" if self._cache_dir is not None and identity else None
-        result = _read_cache(path)
-        if result is None:
-            result = await _run_probe(self._settings)
-            if path is not None and not result.error:
-                await asyncio.to_thread(_write_cache, path, result)
-        self._probed = (identity, result)
-        return result
-
 
 def _asked(request: LaunchRequest) -> Config:
-    """Everything asked of the engine: options, the context length, and over them the trial's configuration."""
-    asked: Config = dict(request.service.options)
-    if request.service.max_model_len is not None:
-        asked["max_model_len"] = request.service.max_model_len
-    return {**asked, **request.config}
+    return permits.asked(request, length="max_model_len")
 
 
 def _scalar(text: str) -> Scalar | None:
@@ -393,64 +312,3 @@ def _batch_defaults(defaults: Config, asked: Config, max_model_len: Scalar | Non
             tokens = max(tokens, length)
         tokens = min(asked_seqs * length, tokens)
     return {"max_num_batched_tokens": tokens, "max_num_seqs": min(seqs, tokens)}
-
-
-def _identity(settings: EngineSettings) -> str:
-    """Changes when the interpreter, its packages' folder or vLLM changes; "" when there is no such interpreter."""
-    python = Path(settings.python)
-    packages = sorted(python.parent.parent.glob("lib/python3*/site-packages"))
-    try:
-        paths = (python, *packages, *(item / "vllm" for item in packages))
-        stamps = [path.stat().st_mtime_ns for path in paths]
-    except OSError:
-        stamps = []
-    if not stamps and not python.exists():
-        return ""
-    return hashlib.sha256(repr((str(python), stamps, settings.fixed_env)).encode()).hexdigest()[:32]
-
-
-async def _run_probe(settings: EngineSettings) -> _Probe:
-    with tempfile.TemporaryDirectory(prefix="scoot-vllm-") as folder:
-        env = {"HOME": folder, **base.base_environment(), **_ALWAYS, **settings.fixed_env}
-        try:
-            done = await run_helper(
-                (settings.python, *settings.fixed_args, vllm_probe.__file__),
-                env=env,
-                cwd=Path(folder),
-                timeout_s=PROBE_TIMEOUT_S,
-            )
-        except SpawnError as error:
-            return _Probe(error=str(error))
-    for line in reversed(done.stdout.decode(errors="replace").splitlines()):
-        if line.startswith(vllm_probe.MARK):
-            try:
-                return msgspec.json.decode(line.removeprefix(vllm_probe.MARK), type=_Probe)
-            except (msgspec.DecodeError, msgspec.ValidationError) as error:
-                return _Probe(error=f"the probe answered nonsense: {error}")
-    if done.timed_out:
-        return _Probe(error=f"the probe did not end within {PROBE_TIMEOUT_S:.0f} s")
-    last = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
-    return _Probe(error=f"the probe ended with {_exit_text(done.exit)}: {last[:500]}")
-
-
-def _exit_text(status: Any) -> str:  # noqa: ANN401 - an ExitStatus; named in full it would say nothing more
-    return f"signal {status.signal}" if status.signal is not None else f"status {status.code}"
-
-
-def _read_cache(path: Path | None) -> _Probe | None:
-    if path is None:
-        return None
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=_Probe)
-    except (OSError, msgspec.DecodeError, msgspec.ValidationError):
-        return None
-
-
-def _write_cache(path: Path, result: _Probe) -> None:
-    draft = path.with_suffix(".tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_bytes(msgspec.json.encode(result))
-        draft.replace(path)
-    except OSError:  # only a cache
-        draft.unlink(missing_ok=True)
