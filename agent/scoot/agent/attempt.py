@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -30,6 +30,7 @@ from scoot.agent.spooled import SpoolFrames, summarise
 from scoot.agent.workplace import Workplace
 from scoot.benchmark.plan import LoadProgress
 from scoot.wire.assignment import Assignment, Phase, Progress
+from scoot.wire.catalogue.verdict import Invalid, Unknown
 from scoot.wire.errors import PermanentInfraError, RemoteProtocolError, ScootError, TransientError, UserError
 from scoot.wire.lease import LeasePolicy
 from scoot.wire.measurement import AttemptOutcome
@@ -189,10 +190,24 @@ class Attempt:
             self._token_range = await asyncio.to_thread(adapter.token_range, model)
         except UserError as error:
             return refusal(Reason.MODEL_MISSING, str(error))
-        refused = await self._refuse_for_room(plan.replica_count(assignment))
+        refused = await self._refuse_for_room(plan.replica_count(assignment)) or await self._refuse_for_arguments()
         if refused is None:
             await asyncio.to_thread(place.folders.create, self.ref)
         return refused
+
+    async def _refuse_for_arguments(self) -> Ending | None:
+        """What the engine says of its own options, where it can be asked; its start would say the same, later."""
+        checker = self._work_place.checkers.get(self._assignment.service.engine)
+        if checker is None:
+            return None
+        count = plan.replica_count(self._assignment)
+        launch = self._launches([0] * count)[0]  # replicas differ in devices and ports only
+        verdict = await checker.check(launch)
+        if isinstance(verdict, Invalid):
+            return failure(Reason.ENGINE_REJECTED_ARGS, f"{verdict.reason} (told before a start)")
+        if isinstance(verdict, Unknown):
+            LOG.debug("%s: the engine's own check does not tell: %s", self.ref.attempt_id, verdict.why)
+        return None
 
     async def _refuse_for_room(self, count: int) -> Ending | None:
         """GPUs that are in use by others, or too little host memory for `count` replicas."""
@@ -248,10 +263,15 @@ class Attempt:
         raise AssertionError("unreachable: the second start returns")
 
     def _new_fleet(self, generation: int) -> Fleet:
-        assignment = self._assignment
-        chosen = self._work_place.ports.take(self.ref.attempt_id, plan.replica_count(assignment))
+        chosen = self._work_place.ports.take(self.ref.attempt_id, plan.replica_count(self._assignment))
         folder = self._work_place.folders.path(self.ref)
-        launches = [
+        return Fleet(self._the_adapter, self._launches(chosen), folder, generation=generation)
+
+    def _launches(self, chosen: Sequence[int]) -> list[LaunchRequest]:
+        """The replicas to start on these ports."""
+        assignment = self._assignment
+        folder = self._work_place.folders.path(self.ref)
+        return [
             LaunchRequest(
                 service=msgspec.structs.replace(assignment.service, model=self._model),
                 config=assignment.config,
@@ -262,7 +282,6 @@ class Attempt:
             )
             for replica in plan.replicas(assignment, chosen)
         ]
-        return Fleet(self._the_adapter, launches, folder, generation=generation)
 
     async def _blame_start(self, fleet: Fleet, trouble: ReplicaTrouble) -> Ending:
         self._blamed_replica = trouble.replica

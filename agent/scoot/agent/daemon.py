@@ -19,6 +19,7 @@ from scoot.agent.config import AgentConfig
 from scoot.agent.core import guard
 from scoot.agent.core.run import failure
 from scoot.agent.engines.base import EngineAdapter
+from scoot.agent.engines.checker import make_checker
 from scoot.agent.engines.registry import make_adapter
 from scoot.agent.folders import AttemptFolders
 from scoot.agent.host import cgroup, memory, reaper
@@ -120,6 +121,8 @@ class Daemon:
             adapters = {name: make_adapter(item, cache_dir=cache) for name, item in config.engines.items()}
             if not await self._probe(adapters):
                 return
+            made = {name: make_checker(item) for name, item in config.engines.items()}
+            checkers = {name: checker for name, checker in made.items() if checker is not None}
             devices = await asyncio.to_thread(self._find_devices)
             connect = self._connect
             connect_once = connect()  # unusable certificates are told now, not on the tenth reconnect
@@ -140,6 +143,7 @@ class Daemon:
                     reserve_memory_bytes=config.reserve_memory_bytes,
                     clock=self._clock,
                     cgroups=support,
+                    checkers=checkers,
                 ),
                 devices,
             )
@@ -149,6 +153,8 @@ class Daemon:
             try:
                 await self._serve(roster, session, uploader)
             finally:
+                for checker in checkers.values():
+                    await checker.aclose()
                 self._gpus.close()
 
     async def _serve(self, roster: Roster, session: Session, uploader: Uploader) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from scoot.agent.engines.base import EngineAdapter
+from scoot.agent.engines.checker import Checker
 from scoot.agent.folders import AttemptFolders
 from scoot.agent.host import ports
 from scoot.agent.host.cgroup import CgroupSupport
@@ -57,6 +58,7 @@ class Workplace:
 
     Attributes:
         adapters, offers: engines by the name studies use, and what their probes said.
+        checkers: by the same name, of engines whose own argument check can be asked before a start.
         model_roots: folders models may be served from.
         devices: by id.
         gpus: where GPU readings come from.
@@ -82,5 +84,6 @@ class Workplace:
     reserve_memory_bytes: int
     clock: Callable[[], float]
     cgroups: CgroupSupport | None = None
+    checkers: Mapping[str, Checker] = field(default_factory=dict)
     memory: MemoryBook = field(default_factory=MemoryBook)
     ports: PortBook = field(default_factory=PortBook)
