@@ -244,6 +244,17 @@ def test_each_part_can_be_left_out_and_does_something(part: str) -> None:
     assert run_with(Parts(**{part: False})) != run_with(Parts())
 
 
+@pytest.mark.parametrize("known", [0, 1])
+def test_many_at_once_before_anything_is_known_are_spread_around_the_default(known: int) -> None:
+    start = [Observation(number=0, config=SPACE.default_config(), values=(9.0,) if known else None, pending=not known)]
+    found = suggest(task(start, n=12))
+    assert len({SPACE.key(s.config) for s in found}) == 12
+    assert {s.explanation["design"] for s in found} == {"around the default"}
+    places = SPACE.encode([s.config for s in found])
+    assert (places[:, 0].max() - places[:, 0].min()) > 0.5, "not all in one corner"
+    assert len(suggest(task(start, n=40))) == 40
+
+
 def test_far_from_the_nearest_good_point_is_by_how_much_was_moved() -> None:
     good: Config = {"a": 32, "b": False, "c": "x", "f": 0.5}
     points = SPACE.encode([good, {**good, "f": 0.8}, {**good, "b": True, "c": "z"}, {**good, "f": 0.2, "b": True}])

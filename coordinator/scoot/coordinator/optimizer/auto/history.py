@@ -126,6 +126,11 @@ class History:
         )
 
     @property
+    def is_blank(self) -> bool:
+        """Whether all there is, but for one value at most, is pending."""
+        return len(self.valued) <= 1 and not len(self.failed)
+
+    @property
     def good(self) -> FloatArray:
         """(K, m) values that keep all limits."""
         good: FloatArray = self.all_values[self.kept]

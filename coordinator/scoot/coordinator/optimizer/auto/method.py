@@ -90,8 +90,8 @@ def suggest(task: Task, *, parts: Parts = ALL) -> tuple[Suggestion, ...]:
     """The next suggestions (a Method). Without some of its `parts` it shows what they are worth."""
     history = History.of(task)
     taken = set(history.keys)
-    found = _designed(task, taken, parts)
-    if len(found) < task.n:
+    found = _designed(task, history, taken, parts)
+    if len(found) < task.n and not history.is_blank:
         found += _modelled(task, history, taken, found, parts)
     if len(found) < task.n:
         found += _left_over(task, taken, task.n - len(found))
@@ -103,11 +103,12 @@ def _seed(task: Task, *more: int) -> list[int]:
     return [abs(task.seed), int(task.seed < 0), *more]
 
 
-def _designed(task: Task, taken: set[Any], parts: Parts) -> list[Suggestion]:
+def _designed(task: Task, history: History, taken: set[Any], parts: Parts) -> list[Suggestion]:
     """What is left of the first design."""
     space = task.problem.space
     tried = sum(observation.number != 0 for observation in task.history)
-    wanted = min(task.n, POINTS - tried)
+    # many at once, when there is nothing to model, are as many around the default
+    wanted = task.n if history.is_blank else min(task.n, POINTS - tried)
     if wanted <= 0:
         return []
     if not parts.around:
