@@ -19,6 +19,8 @@ from scoot.coordinator.optimizer.improvement import (
     log_h,
 )
 
+pytestmark = pytest.mark.timeout(180)  # a cold import of torch on a busy machine
+
 Corner = tuple[float, float]
 
 REFERENCE = np.array([1.0, 2.0])

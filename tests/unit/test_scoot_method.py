@@ -22,6 +22,8 @@ from scoot.coordinator.space.space import Space
 from scoot.wire.errors import UserError
 from scoot.wire.spec import Config, Parameter, ParameterKind, Scale
 
+pytestmark = pytest.mark.timeout(180)  # a cold import of torch on a busy machine
+
 Figures = Callable[[Config], tuple[float, ...] | None]
 
 LESS, MORE = Direction.MINIMISE, Direction.MAXIMISE

@@ -16,6 +16,8 @@ from scoot.coordinator.optimizer.scoot.threshold import threshold
 from scoot.coordinator.space.space import Space
 from scoot.wire.spec import Config, Parameter, ParameterKind
 
+pytestmark = pytest.mark.timeout(180)  # a cold import of torch on a busy machine
+
 
 def skewed(features: FloatArray) -> FloatArray:
     """It moves ever faster towards one end of its first column, as a logarithmic parameter on a linear scale does."""
