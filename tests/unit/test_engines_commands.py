@@ -51,7 +51,7 @@ def request(
         tensor_parallel=len(devices),
         devices=devices,
         port=8123,
-        workdir="/work/engine-0",
+        workdir="/runs/engine-0",
     )
 
 
@@ -183,7 +183,7 @@ def test_trtllm_command_and_file() -> None:
     assert command.argv == (
         *(PYTHON, "-m", "tensorrt_llm.commands.serve", "serve", "/models/tiny", "--host", "127.0.0.1"),
         *("--port", "8123", "--backend", "pytorch", "--tp_size", "2", "--enable_chunked_prefill"),
-        *("--max_batch_size=64", "--max_seq_len=2048", "--config", "/work/engine-0/trtllm-serve.yaml"),
+        *("--max_batch_size=64", "--max_seq_len=2048", "--config", "/runs/engine-0/trtllm-serve.yaml"),
     )
     assert msgspec.json.decode(command.files["trtllm-serve.yaml"]) == {
         "cuda_graph_config": {"batch_sizes": [1, 2, 4]},
