@@ -367,7 +367,7 @@ def searched(name: str, m: int, seed: int) -> list[Observation]:
     return told
 
 
-@pytest.mark.timeout(180)  # six studies
+@pytest.mark.timeout(400)  # six studies; half a minute alone, ten times that on a crowded machine
 def test_it_finds_better_figures_than_sobol_points() -> None:
     gaps = {
         name: np.mean([min(o.values[0] for o in searched(name, 1, seed) if o.values) - 1 for seed in range(6)])
@@ -376,7 +376,7 @@ def test_it_finds_better_figures_than_sobol_points() -> None:
     assert gaps["scoot"] < 0.6 * gaps["sobol"]
 
 
-@pytest.mark.timeout(180)  # four studies
+@pytest.mark.timeout(400)  # four studies
 def test_it_finds_larger_fronts_than_sobol_points() -> None:
     def volume(name: str, seed: int) -> float:
         told = searched(name, 2, seed)
