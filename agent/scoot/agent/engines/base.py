@@ -27,7 +27,7 @@ _NAME: Final = re.compile(r"[a-z][a-z0-9_]*")
 _ENV_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 NAME_CHARS: Final = 64
 _UNSAFE: Final = re.compile(r"[\x00-\x1f\x7f]")
-_RESERVED_TOKENS: Final = 16
+RESERVED_TOKENS: Final = 16
 """Low token ids prompts avoid: control and padding tokens live there in every tokenizer family SCOOT meets."""
 
 _PASSED_THROUGH: Final = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "LD_PRELOAD", "CUDA_HOME")
@@ -289,11 +289,11 @@ def vocabulary_range(model: str) -> tuple[int, int]:
     if "vocab_size" not in raw and isinstance(text, dict):
         raw = text
     size = raw.get("vocab_size")
-    if not isinstance(size, int) or size <= 2 * _RESERVED_TOKENS:
+    if not isinstance(size, int) or size <= 2 * RESERVED_TOKENS:
         raise UserError(f"vocab_size is {size!r}", path=str(path), key="service.model")
     special: list[int] = []
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         value = raw.get(name)
         special += [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, int)]
     high = min([size, *(item for item in special if size // 2 < item < size)])
-    return (_RESERVED_TOKENS, high)
+    return (RESERVED_TOKENS, high)

@@ -12,6 +12,7 @@ import struct
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from scoot.agent.engines.base import RESERVED_TOKENS
 from scoot.wire.errors import UserError
 
 MAGIC: Final = b"GGUF"
@@ -32,7 +33,6 @@ _TOKENS: Final = "tokenizer.ggml.tokens"
 _TYPES: Final = "tokenizer.ggml.token_type"
 _UNFIT: Final = frozenset({2, 3, 5})
 """Types of tokens that do not belong in a prompt: unknown, control, unused."""
-_RESERVED_TOKENS: Final = 16
 _FEWEST: Final = 16
 
 
@@ -53,7 +53,7 @@ def vocabulary_range(path: Path) -> tuple[int, int]:
             size, types = _vocabulary(file, path.stat().st_size)
     except (OSError, _Unreadable) as error:
         raise UserError(f"its vocabulary cannot be read: {error}", path=str(path), key="service.model") from error
-    fit = [number >= _RESERVED_TOKENS and types[number] not in _UNFIT for number in range(size)]
+    fit = [number >= RESERVED_TOKENS and types[number] not in _UNFIT for number in range(size)]
     low = high = at = 0
     for good, run in itertools.groupby(fit):
         length = len(list(run))

@@ -39,7 +39,6 @@ _OURS: Final = frozenset(
 )
 """Flags the adapter sets or leaves alone: the simulator, too, listens on loopback only, and reads no files unasked."""
 _PROFILE: Final = f"{PREFIX}profile"
-_RESERVED_TOKENS: Final = 16
 
 
 class SimulatedAdapter:
@@ -95,7 +94,7 @@ class SimulatedAdapter:
 
     def token_range(self, model: str) -> tuple[int, int]:
         """The model's vocabulary, but for the lowest ids."""
-        return (_RESERVED_TOKENS, vocabulary_of(model))
+        return (base.RESERVED_TOKENS, vocabulary_of(model))
 
     def models_ok(self, model: str, roots: tuple[str, ...]) -> str | Reason:
         """Any model whose shape the simulator knows."""

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -185,7 +186,7 @@ class _Search:
         weights = self.rng.dirichlet(np.ones(len(self.task.problem.directions)))
         if self.points is None:
             working = self.working if self.parts.mixed else self.working[:0]
-            pool = self._judged(candidates(self.warp, self._centres(), working, self.rng), doubt, weights)
+            pool = self._judged(candidates(self.warp, self._centres, working, self.rng), doubt, weights)
             for _ in range(_REFINEMENTS if self.parts.refined else 0):
                 top = pool.points[np.argsort(-pool.score, kind="stable")[:_REFINED]]
                 more = distinct(self.space, around(self.warp, top, _REFINEMENT, self.rng))
@@ -217,7 +218,7 @@ class _Search:
         if value.tried == 1:
             bases = self.working[:1]
         elif value.tried > 1:
-            bases = np.vstack([self.working[:1], self._centres()])
+            bases = np.vstack([self.working[:1], self._centres])
         points = np.vstack([with_value(self.warp, base, value, self.taken, self.rng) for base in bases])
         if not len(points):
             return None
@@ -225,6 +226,7 @@ class _Search:
         best = int(np.argmax(pool.works if value.tried else pool.score))
         return self._suggested(pool, best, {"design": "a value never seen to work"})
 
+    @cached_property
     def _centres(self) -> FloatArray:
         """(k, d) points to look around."""
         if not self.parts.niches or not len(self.leaders):
@@ -239,7 +241,7 @@ class _Search:
         works, kept = self.belief.log_feasible(x), self.belief.log_kept(x)
         score = works + kept if gain is None else gains.log_gain(gain) + works + kept
         if self.parts.close and len(self.leaders) and len(self.task.problem.directions) == 1:
-            score -= _CLOSE / len(self.history.points) * distance(self.warp, points, self._centres())
+            score -= _CLOSE / len(self.history.points) * distance(self.warp, points, self._centres)
         return _Pool(points, x, works, kept, score, gain, expected)
 
     def _suggested(self, pool: _Pool, best: int, why: dict[str, Any]) -> Suggestion:
