@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import socket
 from pathlib import Path
@@ -17,11 +18,12 @@ from scoot.agent.host import ports
 from scoot.agent.host.gpu_fake import FakeGpus
 from scoot.agent.link.codec import AttemptRef, Verdict
 from scoot.agent.testing.coordinator import FakeCoordinator
+from scoot.benchmark.plan import LoadPlan
 from scoot.v1 import agent_service_pb2 as pb
 from scoot.v1 import measurement_pb2
 from scoot.wire.columns import RequestPhase, RequestStatus
 from scoot.wire.lease import LeasePolicy
-from scoot.wire.measurement import AttemptOutcome
+from scoot.wire.measurement import AttemptOutcome, other_cpu_share
 from scoot.wire.reasons import Reason
 from scoot.wire.spec import Limits
 
@@ -54,6 +56,11 @@ async def test_an_attempt_completes_with_every_batch_and_leaves_nothing(tmp_path
             assert int(here.sum()) == pytest.approx(RATE, abs=1)
             assert bool(np.all(measured.status[here] == RequestStatus.OK))
         assert [audit.run for audit in outcome.audits] == [0, 1]
+        for audit in outcome.audits:
+            assert audit.host_cpus == os.cpu_count()
+            share = other_cpu_share(audit)
+            assert share is not None
+            assert 0 <= share < 1.2, "of all CPUs; the host's own figures are samples"
         assert outcome.effective_config["max_num_seqs"] == 32
         assert "scoot.agent.engines.mock_server" in outcome.command
         assert b.leftovers() == []
@@ -94,6 +101,31 @@ async def test_a_hang_under_load_is_told_apart(tmp_path: Path) -> None:
         ref = b.coordinator.assign(assignment(b.coordinator, mock_hang_after_requests=15))
         outcome = await b.coordinator.outcome_of(ref)
         assert (outcome.state, outcome.reason) == ("INFEASIBLE", Reason.ENGINE_HUNG_UNDER_LOAD), b.logs()
+        # The mock answers each request with a head, so bytes go on coming as long as requests are sent.
+        assert "no token for " in outcome.message or "no byte from replica 0 for " in outcome.message
+        assert "no answer within 0.5 s" in outcome.message, "a completion was asked for"
+        assert b.leftovers() == []
+
+
+async def test_streams_that_stall_are_no_hang_while_the_engine_answers(tmp_path: Path) -> None:
+    async with bench(tmp_path, lease=LeasePolicy(heartbeat_s=0.2)) as b:
+        load = msgspec.structs.replace(workload(), request_timeout_s=3.0)
+        ref = b.coordinator.assign(assignment(b.coordinator, load=load, mock_fault="stall"))
+        outcome = await b.coordinator.outcome_of(ref)
+        assert (outcome.state, outcome.reason) == ("INFEASIBLE", Reason.ENGINE_REQUESTS_FAILED), b.logs()
+        assert "DEADLINE" in outcome.message
+
+
+async def test_one_replica_of_two_that_hangs_is_found_and_named(tmp_path: Path) -> None:
+    async with bench(tmp_path, lease=LeasePolicy(heartbeat_s=0.2)) as b:
+        devices, load = ("cpu-0", "cpu-1"), workload(duration_s=60.0)
+        ref = b.coordinator.assign(assignment(b.coordinator, devices=devices, load=load, mock_base_ms=30.0))
+        await b.coordinator.until(lambda: any(update.phase == "MEASURE" for update in b.coordinator.updates))
+        below = psutil.Process().children(recursive=True)
+        next(each for each in below if each.cwd().endswith("engine-1")).suspend()
+        outcome = await b.coordinator.outcome_of(ref)
+        assert (outcome.state, outcome.reason) == ("INFEASIBLE", Reason.ENGINE_HUNG_UNDER_LOAD), b.logs()
+        assert "no byte from replica 1" in outcome.message
         assert b.leftovers() == []
 
 
@@ -184,7 +216,7 @@ def child(needle: str) -> psutil.Process:
     ("victim", "state", "reason"),
     [
         ("scoot.benchmark.process", "ABORTED", Reason.CLIENT_CRASHED),
-        ("scoot.agent.engines.mock_server", "INFEASIBLE", Reason.ENGINE_OOM),
+        ("scoot.agent.engines.mock_server", "INFEASIBLE", Reason.ENGINE_CRASHED_UNDER_LOAD),
     ],
 )
 async def test_kill_9_of_a_process_of_the_attempt_has_its_own_reason(
@@ -353,6 +385,29 @@ async def test_memory_that_stays_voids_the_attempt_and_quarantines_the_gpu(
         assert [each.id for each in b.coordinator.hellos[1].inventory.devices] == [gpus.devices()[1].id]
 
 
+@pytest.mark.parametrize("crashes", [False, True])
+async def test_a_gpu_that_fails_is_blamed_and_gets_no_more_work(tmp_path: Path, crashes: bool) -> None:
+    gpus = FakeGpus(2)
+    bad, good = (device.id for device in gpus.devices())
+    async with bench(tmp_path, gpus=gpus, slots=0) as b:
+        rules = CRASH_RULE if crashes else "[]"
+        ref = b.coordinator.assign(assignment(b.coordinator, devices=(bad, good), mock_rules=rules))
+        await b.coordinator.until(lambda: any(update.phase == "READY" for update in b.coordinator.updates))
+        gpus.corrupt(bad, 2)
+        gpus.report(good, 31)
+        outcome = await b.coordinator.outcome_of(ref)
+        assert (outcome.state, outcome.reason) == ("ABORTED", Reason.GPU_FAULT), b.logs()
+        assert "2 uncorrected memory error(s)" in outcome.message
+        assert ("ENGINE_CRASHED_UNDER_LOAD" in outcome.message) == crashes
+        again = b.coordinator.assign(assignment(b.coordinator, fence=2, devices=(bad,)))
+        refused = await b.coordinator.outcome_of(again)
+        assert (refused.state, refused.reason) == ("REFUSED", Reason.GPU_FAULT)
+        heard = len(b.coordinator.hellos)
+        b.coordinator.drop_sessions()
+        await b.coordinator.heard_hellos(heard + 1)
+        assert [each.id for each in b.coordinator.hellos[-1].inventory.devices] == [good]
+
+
 async def test_an_outcome_is_offered_again_until_it_is_acknowledged(tmp_path: Path) -> None:
     async with bench(tmp_path) as b:
         b.coordinator.withhold_outcome_acks = True
@@ -449,6 +504,8 @@ async def test_the_end_of_standard_input_is_a_clean_stop(tmp_path: Path) -> None
         ref = coordinator.assign(assignment(coordinator, load=workload(duration_s=60.0)))
         await coordinator.until(lambda: any(update.phase == "MEASURE" for update in coordinator.updates))
         assert (tmp_path / "ready").read_text().strip() == str(process.pid)
+        plan = msgspec.json.decode((tmp_path / "data/attempts/1/plan.json").read_bytes(), type=LoadPlan)
+        assert plan.own_root == os.getpid(), "whoever embeds an agent is no noise to it"
         family = psutil.Process(process.pid).children(recursive=True)
         log = await ended(process)  # communicate() closes its standard input
         assert process.returncode == 0, log

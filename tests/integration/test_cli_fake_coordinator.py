@@ -19,6 +19,7 @@ import grpc.aio
 import pytest
 
 from scoot.v1 import agent_service_pb2, measurement_pb2, study_pb2, study_service_pb2, study_service_pb2_grpc, trial_pb2
+from scoot.wire.catalogue.option import Catalogue, EngineOption, OptionKind, Source, encode_catalogue
 
 STUDY = """\
 name = "chat"
@@ -118,6 +119,7 @@ class FakeCoordinator(study_service_pb2_grpc.StudyServiceServicer):
         engines = [
             agent_service_pb2.EngineOffer(name="mock", version="0.1.0"),
             agent_service_pb2.EngineOffer(name="vllm", error="no module named vllm\nsecond line"),
+            agent_service_pb2.EngineOffer(name="fast-vllm", version="9.9", checks=True),
         ]
         inventory = agent_service_pb2.Inventory(devices=[device], engines=engines, hostname="box.example")
         agent = study_service_pb2.Agent(
@@ -128,6 +130,15 @@ class FakeCoordinator(study_service_pb2_grpc.StudyServiceServicer):
             silent_s=2.0,
         )
         return study_service_pb2.ListAgentsReply(agents=[agent])
+
+    async def GetCatalogue(  # noqa: N802 - gRPC's name
+        self, request: study_service_pb2.GetCatalogueRequest, context: Context
+    ) -> agent_service_pb2.EngineCatalogue:
+        if (request.engine, request.agent_id) != ("fast-vllm", "box"):
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"nobody has told the options of {request.engine!r}")
+        option = EngineOption(name="max_num_seqs", kind=OptionKind.INT, effective=77)
+        told = Catalogue(engine="vllm", version="9.9", device="cuda", source=Source.LIVE, options=(option,))
+        return agent_service_pb2.EngineCatalogue(engine=request.engine, json=encode_catalogue(told))
 
 
 def spec() -> study_pb2.StudySpec:
@@ -320,7 +331,10 @@ async def test_list_status_agents_and_cancel(fake: FakeCoordinator) -> None:
         told = json.loads((await call("status", "chat-1", "--json", coordinator=address))[1])
         assert told["trials"][1]["config"] == {"max_num_seqs": 16}
         agents = (await call("agents", coordinator=address))[1]
-        assert "box    ACTIVE  2 s ago  1/1 cpu  mock 0.1.0, vllm no module named vllm  box.example" in agents
+        assert (
+            "box    ACTIVE  2 s ago  1/1 cpu  mock 0.1.0, vllm no module named vllm, fast-vllm 9.9  box.example"
+            in agents
+        )
         code, out, _ = await call("cancel", "chat-1", "--reason", "enough", coordinator=address)
         assert (code, fake.reason, out) == (0, "enough", "chat-1 COMPLETED\n")
 
@@ -394,3 +408,20 @@ async def test_output_into_a_closed_pipe_is_no_error(fake: FakeCoordinator) -> N
         )
         _, err = await asyncio.wait_for(process.communicate(), 40)
     assert err == b""
+
+
+async def test_engines_of_agents_and_the_options_of_one(fake: FakeCoordinator) -> None:
+    async with served(fake) as coordinator:
+        code, out, err = await call("engines", coordinator=coordinator)
+        assert (code, err) == (0, "")
+        rows = [line.split() for line in out.splitlines()]
+        assert rows[1] == ["box", "ACTIVE", "mock", "0.1.0", "no", "nowhere"]
+        assert rows[2][:5] == ["box", "ACTIVE", "vllm", "no", "module"]
+        assert rows[3] == ["box", "ACTIVE", "fast-vllm", "9.9", "yes", "its", "installation"]
+        code, out, err = await call("engines", "fast-vllm", "--agent", "box", coordinator=coordinator)
+        assert (code, err) == (0, "")
+        assert "vllm 9.9" in out
+        assert next(line for line in out.splitlines() if line.startswith("max_num_seqs")).split()[4] == "77"
+        code, out, err = await call("engines", "sglang", coordinator=coordinator)
+        assert (code, out) == (2, "")
+        assert "nobody has told the options of 'sglang'" in err

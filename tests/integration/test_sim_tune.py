@@ -17,6 +17,7 @@ SHORT = (
         "limits.client_cpu_share=1.0",
         "limits.clock_step_ms=100000",
         "limits.run_queue_share=0",
+        "limits.other_cpu_share=0",
         "limits.min_requests=5",
     ),
 )

@@ -39,6 +39,7 @@ parallelism = 1
 arrival_orders = 0
 [limits]
 lateness_p99_ms = 5000
+other_cpu_share = 0
 client_cpu_share = 1.0
 clock_step_ms = 100000
 min_requests = 5

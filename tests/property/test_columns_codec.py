@@ -27,7 +27,7 @@ from scoot.wire.columns import (
 )
 from scoot.wire.errors import RemoteProtocolError
 
-_OPTIONAL: dict[str, Any] = {"chunk_tokens": "<u2", "merged": "u1", "slo_class": "u1"}
+_OPTIONAL: dict[str, Any] = {"chunk_tokens": "<u2", "merged": "u1", "slo_class": "u1", "admitted_us": "<u4"}
 _DTYPES: dict[str, Any] = {**dict(REQUEST_COLUMNS), "gap_us": "<u4", **_OPTIONAL}
 
 
@@ -65,6 +65,7 @@ def _batches(draw: st.DrawFn) -> TimingBatch:
         optional["chunk_tokens"] += draw(st.lists(st.integers(1, 2**16 - 1), min_size=chunks, max_size=chunks))
         optional["merged"] += draw(st.lists(st.integers(0, 1), min_size=chunks, max_size=chunks))
         optional["slo_class"].append(draw(st.integers(0, 255)))
+        optional["admitted_us"].append(draw(st.integers(0, sent)) if was_sent else draw(st.integers(0, NONE_US)))
     arrays: dict[str, Any] = {name: np.array(values, _DTYPES[name]) for name, values in columns.items()}
     for name, values in optional.items():
         arrays[name] = np.array(values, _OPTIONAL[name]) if draw(st.booleans()) else None
@@ -94,7 +95,7 @@ def test_round_trip_and_size(batch: TimingBatch) -> None:
 @settings(deadline=None)
 @given(batch=_batches())
 def test_without_the_later_columns_the_bytes_are_those_of_the_first_release(batch: TimingBatch) -> None:
-    plain = dataclasses.replace(batch, merged=None, slo_class=None)
+    plain = dataclasses.replace(batch, merged=None, slo_class=None, admitted_us=None)
     flags = int(plain.chunk_tokens is not None)
     first_release = struct.pack("<4I", 0x31424353, len(plain), len(plain.gap_us), flags)
     for name, letter in zip(
@@ -132,14 +133,14 @@ def test_concatenation_keeps_every_request_in_order(batches: list[TimingBatch]) 
     for name, _ in REQUEST_COLUMNS:
         assert getattr(whole, name).tolist() == [value for batch in batches for value in getattr(batch, name).tolist()]
     assert len(whole.gap_us) == sum(len(batch.gap_us) for batch in batches)
-    for name, absent in (("chunk_tokens", 1), ("merged", 0), ("slo_class", 0)):
+    for name, absent in (("chunk_tokens", 1), ("merged", 0), ("slo_class", 0), ("admitted_us", 0)):
         columns = [getattr(batch, name) for batch in batches]
         if all(column is None for column in columns):
             assert getattr(whole, name) is None
             continue
         expected: list[int] = []
         for batch, column in zip(batches, columns, strict=True):
-            count = len(batch) if name == "slo_class" else len(batch.gap_us)
+            count = len(batch) if name in ("slo_class", "admitted_us") else len(batch.gap_us)
             expected += [absent] * count if column is None else column.tolist()
         assert getattr(whole, name).tolist() == expected
     if len(encode(whole)) <= limits.BATCH_BYTES:
@@ -215,6 +216,8 @@ def test_the_good_one_is_good() -> None:
         ({"status": [0, 255]}, "unknown status"),
         ({"phase": [len(RequestPhase), 0]}, "unknown status or phase"),
         ({"merged": [0, 2]}, "neither merged nor not"),
+        ({"admitted_us": [6, 0]}, "before it was admitted"),
+        ({"admitted_us": [NONE_US, NONE_US]}, "before it was admitted"),
         ({"chunk_tokens": [0, 3]}, "without tokens"),
         ({"intended_us": [MAX_INTENDED_US + 1, 0]}, "beyond any run"),
     ],
@@ -245,7 +248,7 @@ def test_magic_flags_and_counts_of_the_header() -> None:
 def test_a_flag_of_no_column_is_refused_even_where_the_size_fits() -> None:
     magic, n, m, flags = struct.unpack_from("<4I", encode(_good(merged=[0, 1])))
     assert flags == 3
-    for unknown in (8, 16, 2**31):
+    for unknown in (16, 32, 2**31):
         with pytest.raises(RemoteProtocolError, match="unknown flags"):
             decode(struct.pack("<4I", magic, n, m, flags | unknown) + encode(_good(merged=[0, 1]))[16:])
 

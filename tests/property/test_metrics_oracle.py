@@ -28,10 +28,15 @@ class _Request:
     status: RequestStatus
     input_tokens: int
     http_status: int = 200
+    waited: int | None = 0  # for admission; None: it was never admitted
+
+    @property
+    def admitted(self) -> int:
+        return NONE_US if self.waited is None else self.waited
 
     @property
     def sent(self) -> int:
-        return NONE_US if self.late is None else self.late
+        return NONE_US if self.late is None else (self.waited or 0) + self.late
 
     @property
     def token_times(self) -> list[int]:
@@ -69,10 +74,13 @@ def _requests(draw: st.DrawFn) -> _Request:
         status=status,
         input_tokens=draw(st.integers(0, 5000)),
         http_status=draw(st.sampled_from([0, 1, 99, 100, 200, 429, 500, 599, 600, 65535])),
+        waited=draw(st.integers(0, 100_000) if late is not None else st.none() | st.integers(0, 100_000)),
     )
 
 
-def _batch(requests: list[_Request], *, chunk_tokens: bool = True, merged: bool = True) -> TimingBatch:
+def _batch(
+    requests: list[_Request], *, chunk_tokens: bool = True, merged: bool = True, admitted: bool = True
+) -> TimingBatch:
     def column(values: list[int], dtype: str) -> np.ndarray[tuple[int], np.dtype[np.unsignedinteger]]:
         return np.array(values, dtype=dtype)
 
@@ -94,6 +102,7 @@ def _batch(requests: list[_Request], *, chunk_tokens: bool = True, merged: bool 
         gap_us=column([gap if i else 0 for r in requests for i, (gap, _, _) in enumerate(r.chunks)], "<u4"),
         chunk_tokens=column([n for r in requests for _, n, _ in r.chunks], "<u2") if chunk_tokens else None,
         merged=column([m for r in requests for _, _, m in r.chunks], "u1") if merged else None,
+        admitted_us=column([r.admitted for r in requests], "<u4") if admitted else None,
     )
 
 
@@ -123,7 +132,9 @@ def _oracle(requests: list[_Request], run: int) -> Metrics:
     first_intended = min((r.intended for r in measured), default=0)
     duration_s = (max(r.intended + r.end for r in ok) - first_intended) / 1e6 if ok else 0.0
     span_us = max((r.intended for r in measured), default=0) - first_intended
-    departures = [r.intended + r.late for r in measured if r.late is not None]
+    departures = [r.intended + r.sent for r in measured if r.late is not None]
+    admissions = [r.intended + r.admitted for r in measured if r.waited is not None]
+    admitted_us = max(admissions, default=0) - min(admissions, default=0)
     departed_us = max(departures, default=0) - min(departures, default=0)
     answered = [r for r in ok if r.chunks]
     itl: list[float] = []
@@ -158,11 +169,13 @@ def _oracle(requests: list[_Request], run: int) -> Metrics:
         e2e_ms=_oracle_distribution([r.end for r in ok]),
         ttft_from_send_ms=_oracle_distribution([r.token_times[0] - r.sent for r in answered]),
         e2e_from_send_ms=_oracle_distribution([r.end - r.sent for r in ok]),
-        lateness_ms=_oracle_distribution([r.sent for r in measured if r.late is not None]),
+        lateness_ms=_oracle_distribution([r.late for r in measured if r.late is not None]),
         output_tokens=sum(r.tokens for r in ok),
         input_tokens=sum(r.input_tokens for r in ok),
         merged_share=sum(merged for _, merged in chunks) / len(chunks) if chunks else 0.0,
         multi_token_share=sum(n > 1 and not merged for n, merged in chunks) / len(chunks) if chunks else 0.0,
+        admission_ms=_oracle_distribution([r.waited for r in measured if r.waited is not None]),
+        admitted_rate=(len(admissions) - 1) * 1e6 / admitted_us if admitted_us else 0.0,
     )
 
 
@@ -280,6 +293,21 @@ def test_a_sender_that_falls_behind_achieves_less_than_was_offered() -> None:
     metrics = summarise(_batch([_one(intended=100_000 * i, late=50_000 * i) for i in range(11)]), run=0)
     assert (metrics.offered_rate, metrics.achieved_rate) == pytest.approx((10.0, 10 / 1.5))
     assert summarise(_batch([_one()]), run=0).achieved_rate == 0.0
+
+
+def test_waiting_for_admission_is_no_lateness_and_in_the_latencies() -> None:
+    requests = [dataclasses.replace(_one(intended=1000 * i, late=7), waited=50_000 * i) for i in range(11)]
+    never = dataclasses.replace(_one(intended=11_000), late=None, chunks=(), waited=None, status=RequestStatus.DEADLINE)
+    metrics = summarise(_batch([*requests, never]), run=0)
+    assert metrics.lateness_ms is not None
+    assert metrics.admission_ms is not None
+    assert metrics.ttft_ms is not None
+    assert (metrics.lateness_ms.n, metrics.lateness_ms.max) == (11, 0.007)
+    assert (metrics.admission_ms.n, metrics.admission_ms.p50, metrics.admission_ms.max) == (11, 250.0, 500.0)
+    assert metrics.ttft_ms.max == 520.007
+    assert (metrics.admitted_rate, metrics.achieved_rate) == pytest.approx((10 / 0.51, 10 / 0.51))
+    plain = summarise(_batch([_one()], admitted=False), run=0)
+    assert (plain.admission_ms, plain.admitted_rate) == (None, 0.0)
 
 
 def test_the_first_chunks_gap_never_counts() -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -105,7 +107,10 @@ def _loads(draw: st.DrawFn, *, closed: bool | None = None) -> tuple[Workload, tu
     if draw(st.booleans()) if closed is None else closed:
         arrivals = Arrivals(process=ArrivalProcess.CLOSED, users=draw(st.integers(1, 9)))
     else:
-        arrivals = Arrivals(process=ArrivalProcess.GAMMA, rate=draw(st.sampled_from([5.0, 40.0])), cv=2.0)
+        most = draw(st.none() | st.integers(1, 6))
+        arrivals = Arrivals(
+            process=ArrivalProcess.GAMMA, rate=draw(st.sampled_from([5.0, 40.0])), cv=2.0, max_in_flight=most
+        )
     workload = Workload(
         arrivals=arrivals,
         duration_s=draw(st.sampled_from([0.1, 1.0])),
@@ -146,7 +151,7 @@ def test_every_request_has_one_end(load: Any, resolved: Resolved, **case: Any) -
         assert sorted(index) == list(range(len(made.schedule)))
         assert np.array_equal(np.sort(batch.intended_us), made.schedule.intended_us)
     assert summarise(batch, run=0).sent == int(np.count_nonzero(batch.phase == 1))
-    assert np.all(batch.sent_us == 0)
+    assert np.array_equal(batch.sent_us, _admitted_us(batch))
 
 
 @given(**_CASES)
@@ -208,14 +213,47 @@ def test_a_closed_loop_has_no_more_requests_than_users(load: Any, resolved: Reso
     assert _most_at_once(batch) <= load[0].arrivals.users
 
 
+@given(load=_loads(closed=False), **{name: each for name, each in _CASES.items() if name != "load"})
+def test_no_more_are_in_flight_than_may_be_and_they_go_in_order(load: Any, resolved: Resolved, **case: Any) -> None:
+    done, _ = _done(load, resolved, **case)
+    batch, most = done.batch, load[0].arrivals.max_in_flight
+    if most is None:
+        assert batch.admitted_us is None
+        return
+    assert _most_at_once(batch) <= most
+    admitted = _admitted_us(batch)
+    assert np.all(batch.replica[admitted == NONE_US] == 0)
+    assert np.all(batch.http_status[admitted == NONE_US] == 0)
+    assert not np.any((batch.status == RequestStatus.OK) & (admitted == NONE_US))
+    assert not np.any(batch.status == RequestStatus.NOT_SENT)
+    # In the order of their intended starts; and who waited went when another ended.
+    went, sent = batch.intended_us.astype(np.int64) + admitted, admitted != NONE_US
+    in_turn = np.lexsort((batch.index, batch.intended_us))
+    assert np.all(np.diff(went[in_turn][sent[in_turn]]) >= 0)
+    ends = batch.intended_us.astype(np.int64) + batch.end_us
+    assert set(went[sent & (admitted != 0)].tolist()) <= set(ends.tolist())
+
+
+@given(load=_loads(closed=False), **{name: each for name, each in _CASES.items() if name != "load"})
+def test_a_limit_that_is_never_reached_changes_nothing(load: Any, resolved: Resolved, **case: Any) -> None:
+    runs = []
+    for most in (None, 1000):
+        workload = msgspec.structs.replace(
+            load[0], arrivals=msgspec.structs.replace(load[0].arrivals, max_in_flight=most)
+        )
+        runs.append(_done((workload, *load[1:]), resolved, **case)[0])
+    assert encode(runs[0].batch) == encode(runs[1].batch)
+    assert runs[0].end == runs[1].end
+
+
 @settings(max_examples=50)
 @given(load=_loads(), resolved=_engines(), replicas=st.integers(2, 3))
 def test_requests_go_where_the_fewest_are(load: Any, resolved: Resolved, replicas: int) -> None:
     done, _ = _done(load, resolved, replicas=replicas, routing=Routing.LEAST_OUTSTANDING, transport_s=0.0)
     batch = done.batch
-    begins = batch.intended_us.astype(np.int64)
-    ends = begins + batch.end_us
-    for at in range(len(batch)):
+    begins = batch.intended_us.astype(np.int64) + _admitted_us(batch)
+    ends = batch.intended_us.astype(np.int64) + batch.end_us
+    for at in np.flatnonzero(_admitted_us(batch) != NONE_US).tolist():
         # Sent in the same microsecond, or ended in it: before or after, nobody knows.
         sure = (begins < begins[at]) & (ends > begins[at])
         maybe = (begins <= begins[at]) & (ends >= begins[at])
@@ -224,9 +262,15 @@ def test_requests_go_where_the_fewest_are(load: Any, resolved: Resolved, replica
         assert least[batch.replica[at]] <= min(most)
 
 
+def _admitted_us(batch: TimingBatch) -> npt.NDArray[np.int64]:
+    """(n,) since the intended start; NONE_US for never."""
+    return np.zeros(len(batch), np.int64) if batch.admitted_us is None else batch.admitted_us.astype(np.int64)
+
+
 def _most_at_once(batch: TimingBatch) -> int:
-    begins = batch.intended_us.astype(np.int64)
-    ends = begins + batch.end_us
+    sent = _admitted_us(batch) != NONE_US
+    begins = (batch.intended_us.astype(np.int64) + _admitted_us(batch))[sent]
+    ends = (batch.intended_us.astype(np.int64) + batch.end_us)[sent]
     events = sorted([(int(end), 0, -1) for end in ends] + [(int(begin), 1, 1) for begin in begins])
     now = most = 0
     for _, _, change in events:

@@ -73,6 +73,7 @@ workloads = st.builds(
         rate=st.none() | floats,
         cv=st.none() | floats,
         users=st.none() | st.integers(1, 99),
+        max_in_flight=st.none() | st.integers(1, 99),
     ),
     duration_s=floats,
     seed=ints,
@@ -124,6 +125,8 @@ outcomes = st.builds(
             pinned=st.lists(st.integers(0, 4096), max_size=3).map(tuple),
             stolen_s=floats,
             connections=ints,
+            other_cpu_s=st.none() | floats,
+            host_cpus=st.integers(0, 4096),
         ),
         max_size=2,
     ).map(tuple),
@@ -161,7 +164,7 @@ metrics = st.builds(
         ("duration_s", "request_throughput", "output_token_throughput", "input_token_throughput", "offered_rate"),
         floats,
     ),
-    **dict.fromkeys(("merged_share", "achieved_rate", "multi_token_share"), floats),
+    **dict.fromkeys(("merged_share", "achieved_rate", "multi_token_share", "admitted_rate"), floats),
 )
 
 
@@ -173,10 +176,10 @@ def test_metrics_survive(told: Metrics) -> None:
 
 def test_limits_of_a_client_from_before_the_later_ones_leave_those_out() -> None:
     message = to_message(Limits(), study_pb2.Limits())
-    for name in ("run_queue_share", "achieved_share", "merged_share"):
+    for name in ("run_queue_share", "achieved_share", "merged_share", "other_cpu_share"):
         message.ClearField(name)
     told = from_message(study_pb2.Limits.FromString(message.SerializeToString()), Limits)
-    assert (told.run_queue_share, told.achieved_share, told.merged_share) == (0.0, 0.0, 0.0)
+    assert (told.run_queue_share, told.achieved_share, told.merged_share, told.other_cpu_share) == (0, 0, 0, 0)
 
 
 @given(services, workloads, configs, st.lists(ints, max_size=3))

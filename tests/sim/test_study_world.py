@@ -218,7 +218,8 @@ class World:
             event = Measured(attempt_id=effect.attempt_id, fence=effect.fence, reason=Reason.UPLOAD_CORRUPT)
         else:
             audit = LoadAudit(run=0, cpu_share=0.1, run_queue_s=0.0, clock_step_ms=0.0, dropped=0)
-            valid = Validity(valid=True) if dice > 0.15 else Validity(valid=False, reason=Reason.LOAD_LATE)
+            fault = Reason.LOAD_LATE if dice < 0.1 else Reason.HOST_NOISY
+            valid = Validity(valid=True) if dice > 0.15 else Validity(valid=False, reason=fault)
             event = Measured(
                 attempt_id=effect.attempt_id,
                 fence=effect.fence,
@@ -394,6 +395,7 @@ def check_ended(world: World) -> None:
         for trial in trials.values():
             assert trial.attempts <= study.spec.budget.max_attempts
             assert world.ran[study_id, trial.number] <= trial.attempts
+            assert (trial.state, trial.reason) != (TrialState.FAILED, Reason.HOST_NOISY), "noise fails no trial"
             if trial.state is TrialState.SUCCEEDED:
                 assert len(trial.runs) == len(trial.run_seeds)
         if study.state is StudyState.COMPLETED and not study.exhausted and not study.enough:

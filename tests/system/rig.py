@@ -197,7 +197,13 @@ def study(trials: int = 6, parallelism: int = 1, orders: int = 0, **options: Sca
         objectives=(Objective(metric="ttft_mean"), Objective(metric="tpot_mean")),
         budget=Budget(trials=trials, parallelism=parallelism, max_attempts=10),
         confirm=Confirm(arrival_orders=orders),
-        limits=Limits(lateness_p99_ms=500.0, start_timeout_s=30.0, stall_timeout_s=10.0, client_cpu_share=1.0),
+        limits=Limits(
+            lateness_p99_ms=500.0,
+            start_timeout_s=30.0,
+            stall_timeout_s=10.0,
+            client_cpu_share=1.0,
+            other_cpu_share=0.0,
+        ),
     )
 
 

@@ -36,12 +36,14 @@ def run(folder: pathlib.Path, vllm_python: str) -> dict[str, Any]:
     overrides = {
         "service.model": f"{folder / 'tiny'}",
         "constraints": "[]",
+        "engine_constraints": "false",
         "workload.arrivals.rate": "8",
         "workload.warm_up_s": "2",
         "workload.duration_s": "6",
         "budget.trials": "3",
         "confirm.arrival_orders": "0",
         "limits.lateness_p99_ms": "2000",
+        "limits.other_cpu_share": "0",
     }
     argv = [str(pathlib.Path(sys.executable).with_name("scootctl")), "tune", str(study), "--data", str(folder / "run")]
     argv += ["--engine", f"vllm={vllm_python}"]

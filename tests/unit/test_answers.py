@@ -46,9 +46,9 @@ class Pair:
             exact=exact,
             body=b"",
         )
-        self.exchange = Exchange(ask, replica=0, deadline_us=9_000_000)
+        self.exchange = Exchange(ask, deadline_us=9_000_000)
         self.exchange.sent_us = 1010
-        self.answer = Answer(Begun.of(ask, 0, 1010))
+        self.answer = Answer(Begun.of(ask, 0, 1010, ask.intended_us))
 
     def receive(self, stamp_us: int, data: bytes) -> None:
         """Bytes from the server."""

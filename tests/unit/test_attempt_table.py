@@ -14,6 +14,7 @@ from scoot.agent.core.run import (
     AttemptRun,
     Ending,
     EndState,
+    Unclean,
     advance,
     after_dirty_stop,
     begin,
@@ -162,7 +163,25 @@ def test_completed_has_no_reason_and_nothing_else_lacks_one() -> None:
 
 
 def test_a_dirty_stop_voids_a_success_and_keeps_a_failure() -> None:
-    assert after_dirty_stop(COMPLETED, "2 GiB left").reason is Reason.GPU_MEMORY_NOT_RELEASED
-    kept = after_dirty_stop(failure(Reason.ENGINE_OOM, "out of memory"), "2 GiB left")
+    leak = Unclean(Reason.GPU_MEMORY_NOT_RELEASED, "2 GiB left", ("GPU-0",))
+    assert after_dirty_stop(COMPLETED, leak).reason is Reason.GPU_MEMORY_NOT_RELEASED
+    kept = after_dirty_stop(failure(Reason.ENGINE_OOM, "out of memory"), leak)
     assert (kept.state, kept.reason) == (EndState.INFEASIBLE, Reason.ENGINE_OOM)
     assert "2 GiB left" in kept.message
+
+
+@pytest.mark.parametrize(
+    ("ending", "state", "reason"),
+    [
+        (COMPLETED, EndState.ABORTED, Reason.GPU_FAULT),
+        (failure(Reason.ENGINE_CRASHED_UNDER_LOAD, "it died"), EndState.ABORTED, Reason.GPU_FAULT),
+        (failure(Reason.CLIENT_CRASHED, "it died"), EndState.ABORTED, Reason.GPU_FAULT),
+        (failure(Reason.CANCELLED_BY_USER, "it died"), EndState.CANCELLED, Reason.CANCELLED_BY_USER),
+    ],
+)
+def test_a_failed_gpu_is_blamed_for_whatever_happened(ending: Ending, state: EndState, reason: Reason) -> None:
+    ended = after_dirty_stop(ending, Unclean(Reason.GPU_FAULT, "Xid 79", ("GPU-0",)))
+    assert (ended.state, ended.reason) == (state, reason)
+    assert "Xid 79" in ended.message
+    assert ending.message in ended.message
+    assert blame_of(Reason.GPU_FAULT) is Blame.HOST

@@ -7,7 +7,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scoot.wire.catalogue.verdict import Invalid, Ok, RefusalKind, Unknown, Verdict, inert, same_effective
+from scoot.wire.catalogue.verdict import (
+    Checked,
+    CheckState,
+    Invalid,
+    Ok,
+    RefusalKind,
+    Unknown,
+    Verdict,
+    inert,
+    same_effective,
+    told,
+)
+from scoot.wire.spec import Scalar
 
 plain = st.none() | st.booleans() | st.integers(-3, 3) | st.floats(-2, 2) | st.sampled_from(["a", "b"])
 values = plain | st.lists(plain, max_size=2)
@@ -47,28 +59,46 @@ def test_kinds_of_values(one: object, two: object, same: bool) -> None:
     assert same_effective({"a": one}, {"a": two}) is same
 
 
-BASE: dict[str, object] = {"overlap": False, "seqs": 128, "tokens": 2048}
+def checked(**effective: object) -> Checked:
+    return told(Ok(effective), effective)
+
+
+BASE = checked(overlap=False, seqs=128, tokens=2048)
 
 
 def test_what_changes_nothing_is_inert() -> None:
-    variants: dict[str, list[tuple[object, dict[str, object]]]] = {
+    variants: dict[str, list[tuple[Scalar, Checked]]] = {
         "ignored": [("x", BASE), ("y", BASE)],
         "overlap": [(True, BASE), (False, BASE)],
-        "seqs": [(128, BASE), (64, {**BASE, "seqs": 64})],
-        "default_only": [(None, BASE)],
-        "sometimes": [(1, BASE), (2, {**BASE, "tokens": 4096})],
+        "seqs": [(128, BASE), (64, checked(overlap=False, seqs=64, tokens=2048))],
+        "tokens": [(2048, BASE)],
+        "sometimes": [(1, BASE), (2, checked(overlap=False, seqs=128, tokens=4096))],
+        "refused": [(1, BASE), (2, told(Invalid("no", RefusalKind.CONSTRAINT), ()))],
+        "untold": [(1, BASE), (2, told(Unknown("it died"), ()))],
         "untried": [],
     }
     assert inert(BASE, variants) == {"ignored", "overlap"}
+    assert inert(told(Unknown("it died"), ()), {"untold": [(1, told(Unknown("it died"), ()))]}) == frozenset()
 
 
-@given(st.dictionaries(st.sampled_from(["x", "y"]), st.lists(st.tuples(values, effective), max_size=3)), effective)
+@given(
+    st.dictionaries(st.sampled_from(["x", "y"]), st.lists(st.tuples(st.integers(0, 2), effective), max_size=3)),
+    effective,
+)
 def test_an_inert_option_never_changed_anything(
-    variants: dict[str, list[tuple[object, dict[str, object]]]], base: dict[str, object]
+    made: dict[str, list[tuple[Scalar, dict[str, object]]]], base: dict[str, object]
 ) -> None:
-    for name in inert(base, variants):
-        assert variants[name]
-        assert all(same_effective(base, made) for _, made in variants[name])
+    variants = {name: [(value, checked(**each)) for value, each in tried] for name, tried in made.items()}
+    for name in inert(checked(**base), variants):
+        assert made[name]
+        assert all(same_effective(base, each) for _, each in made[name])
+
+
+def test_only_plain_values_that_were_asked_for_are_told() -> None:
+    verdict = Ok({"seqs": 8, "sizes": [1, 2], "unset": None, "other": 1})
+    assert told(verdict, ("seqs", "sizes", "unset", "gone")).effective == {"seqs": 8}
+    refused = told(Invalid("no such", RefusalKind.UNKNOWN_OPTION, ("x",)), ())
+    assert (refused.state, refused.reason, refused.unknown_option) == (CheckState.INVALID, "no such", True)
 
 
 @pytest.mark.parametrize(

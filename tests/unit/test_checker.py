@@ -43,7 +43,13 @@ class Oracles:
         return _Oracle(self, len(self.made) - 1)
 
 
+HELPER = 2**22 + 1
+"""A process id that no process has."""
+
+
 class _Oracle:
+    pid = HELPER
+
     def __init__(self, of: Oracles, number: int) -> None:
         self._of, self._number = of, number
 
@@ -87,10 +93,26 @@ async def test_another_environment_is_another_oracle() -> None:
         await checker.check(launch({}, env={"LD_PRELOAD": "x"}))
 
 
-async def test_nobody_is_asked_about_gpus() -> None:
-    oracles = Oracles()
-    assert isinstance(await VllmChecker(VLLM, oracle=oracles).check(launch({}, device=GPU)), Unknown)
-    assert oracles.made == []
+async def test_a_check_that_takes_memory_of_a_gpu_is_the_last() -> None:
+    oracles, gpus = Oracles(), FakeGpus(2)
+    checker = VllmChecker(VLLM, gpus=gpus, oracle=oracles)
+    assert await checker.check(launch({}, device=GPU)) == Ok({})
+    gpus.hold(gpus.devices()[1].id, HELPER, 500 << 20)
+    assert await checker.check(launch({}, device=GPU)) == Ok({})  # this answer is as good as any
+    assert oracles.closed == [0]
+    for verdict in (await checker.check(launch({}, device=GPU)), await checker.check(launch({}))):
+        assert isinstance(verdict, Unknown)
+        assert "GPU-00000000-0000-0000-0000-000000000001" in verdict.why
+    assert len(oracles.made) == 1
+
+
+async def test_what_others_hold_of_a_gpu_bars_nothing() -> None:
+    oracles, gpus = Oracles(), FakeGpus(1)
+    checker = VllmChecker(VLLM, gpus=gpus, oracle=oracles)
+    gpus.hold(gpus.devices()[0].id, HELPER + 1, 80 << 30)
+    for _ in range(2):
+        assert await checker.check(launch({}, device=GPU)) == Ok({})
+    assert oracles.closed == []
 
 
 def test_a_host_can_do_without_and_other_engines_have_none() -> None:
@@ -108,6 +130,9 @@ class Says:
     async def check(self, request: LaunchRequest) -> Verdict:
         assert (request.config, request.service.model) == ({"max_num_seqs": 8}, "m")
         return self._verdict
+
+    async def catalogue(self) -> Unknown:
+        return Unknown("it has none")
 
     async def aclose(self) -> None:
         """Nothing is open."""
@@ -155,7 +180,7 @@ async def test_what_the_engine_refuses_is_never_started(tmp_path: Path) -> None:
     outcome = end.outcome
     assert (outcome.state, outcome.reason) == (EndState.INFEASIBLE.value, Reason.ENGINE_REJECTED_ARGS)
     assert "seqs above tokens" in outcome.message
-    assert (outcome.command, fetched, end.dirty) == ((), [], "")
+    assert (outcome.command, fetched, end.dirty) == ((), [], None)
     assert Phase.START not in {time.phase for time in outcome.phases}
 
 

@@ -69,11 +69,12 @@ def test_api_process_that_hangs_after_its_core_failed_times_out_with_the_cause()
 
 def test_core_killed_under_load_exits_zero() -> None:
     text = golden("core_killed_under_load")
-    reason, line = classify_load(ExitStatus(code=0), hung=False, failed_share=1.0, log_text=text, engine="vllm")
-    assert reason is Reason.ENGINE_CRASHED_UNDER_LOAD
-    assert line
-    reason, _ = classify_load(None, hung=False, failed_share=1.0, log_text=text, engine="vllm")
-    assert reason is Reason.ENGINE_CRASHED_UNDER_LOAD
+    for status, hung in ((ExitStatus(code=0), False), (None, False), (None, True)):
+        reason, line = classify_load(status, hung=hung, failed_share=1.0, log_text=text, engine="vllm")
+        assert reason is Reason.ENGINE_CRASHED_UNDER_LOAD
+        assert line.startswith("a process of vllm ended without a word (killed, or a crash in native code)")
+    told = text + "\n(EngineCore pid=7) ERROR 11-20 12:10:21 [core.py:1] ValueError: the cause\n"
+    assert classify_load(None, hung=False, failed_share=1.0, log_text=told, engine="vllm")[1] == "ValueError: the cause"
 
 
 @pytest.mark.parametrize(
@@ -106,15 +107,59 @@ def test_other_endings_of_a_start(text: str, reason: Reason) -> None:
     assert found[1]
 
 
-def test_sigkill_that_was_not_ours_is_memory() -> None:
-    reason, line = classify_start(ExitStatus(signal=9), timed_out=False, log_text="x", engine="vllm")
-    assert reason is Reason.ENGINE_OOM
-    assert "SIGKILL" in line
+KILLED = ExitStatus(signal=9)
+
+
+def test_sigkill_that_was_not_ours_is_memory_only_where_the_kernel_says_so() -> None:
+    def start(oom_kills: int | None, text: str = "x") -> tuple[Reason, str]:
+        return classify_start(KILLED, timed_out=False, log_text=text, engine="vllm", oom_kills=oom_kills)
+
+    def load(oom_kills: int | None, text: str = "x") -> tuple[Reason, str]:
+        return classify_load(KILLED, hung=False, failed_share=1, log_text=text, engine="vllm", oom_kills=oom_kills)
+
+    assert start(1)[0] is load(2)[0] is Reason.ENGINE_OOM
+    assert "killed 2 process(es) of this host for lack of memory" in load(2)[1]
+    for unknown in (None, 0):
+        assert start(unknown)[0] is Reason.ENGINE_EXITED_ON_START
+        assert load(unknown)[0] is Reason.ENGINE_CRASHED_UNDER_LOAD
+        assert "SIGKILL" in start(unknown)[1]
+    assert "by the kernel for lack of memory, or by somebody's hand" in load(None)[1]
+    assert "neither by SCOOT nor by the kernel" in load(0)[1]
+    # What the log says of memory needs no second witness; what it says of something else is believed.
+    assert load(0, "torch.OutOfMemoryError: CUDA out of memory")[0] is Reason.ENGINE_OOM
+    assert start(1, "ValueError: No common block size for 7")[0] is Reason.ENGINE_EXITED_ON_START
+    assert load(1, "ValueError: block table overflow")[0] is Reason.ENGINE_CRASHED_UNDER_LOAD
+
+
+def test_sigkill_that_was_ours_is_a_stop() -> None:
     ours = ExitStatus(signal=9, by_us=True)
-    assert classify_start(ours, timed_out=True, log_text="x", engine="v")[0] is Reason.ENGINE_EXITED_ON_START
-    assert (
-        classify_load(ExitStatus(signal=9), hung=False, failed_share=1, log_text="", engine="v")[0] is Reason.ENGINE_OOM
-    )
+    found = classify_start(ours, timed_out=True, log_text="x", engine="v", oom_kills=0)
+    assert found == (Reason.ENGINE_EXITED_ON_START, "v was ended by signal 9 and logged no cause: x")
+
+
+def test_the_core_killed_for_lack_of_memory_is_told_from_one_killed_by_hand() -> None:
+    """The API process then exits by itself, with status 0 or 1, and its log holds no cause."""
+    text = golden("core_killed_under_load")
+    for status in (ExitStatus(code=0), None):
+
+        def load(oom_kills: int | None, status: ExitStatus | None = status) -> Reason:
+            return classify_load(status, hung=False, failed_share=1, log_text=text, engine="vllm", oom_kills=oom_kills)[
+                0
+            ]
+
+        assert load(1) is Reason.ENGINE_OOM
+        assert load(0) is load(None) is Reason.ENGINE_CRASHED_UNDER_LOAD
+    line = "RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {'E': -9}"
+    for oom_kills, reason in ((1, Reason.ENGINE_OOM), (0, Reason.ENGINE_EXITED_ON_START)):
+        exited = ExitStatus(code=1)
+        found = classify_start(exited, timed_out=False, log_text=line, engine="vllm", oom_kills=oom_kills)
+        assert found[0] is reason
+        assert "'E': -9" in found[1]
+    # An engine that lives and answers had nothing to do with it.
+    alive = classify_load(None, hung=False, failed_share=0.5, log_text="x", engine="v", oom_kills=3)
+    assert alive[0] is Reason.ENGINE_REQUESTS_FAILED
+    slow = classify_start(None, timed_out=True, log_text="x", engine="v", oom_kills=3)
+    assert slow[0] is Reason.ENGINE_START_TIMEOUT
 
 
 def test_other_signals_and_silence_name_the_ending() -> None:
@@ -132,6 +177,8 @@ def test_endings_under_load() -> None:
     assert verdict(ExitStatus(code=1), hung=True) is Reason.ENGINE_CRASHED_UNDER_LOAD
     assert verdict(None, text="torch.OutOfMemoryError: CUDA out of memory") is Reason.ENGINE_OOM
     assert verdict(None) is Reason.ENGINE_REQUESTS_FAILED
+    crashed = classify_load(ExitStatus(code=3), hung=False, failed_share=1, log_text="SystemExit: 3", engine="v")
+    assert crashed == (Reason.ENGINE_CRASHED_UNDER_LOAD, "v exited with status 3 under load: SystemExit: 3")
     assert "25.0%" in classify_load(None, hung=False, failed_share=0.25, log_text="", engine="vllm")[1]
 
 
@@ -149,6 +196,19 @@ def test_first_inner_error_beats_later_ones_and_warnings() -> None:
         == "KeyError: 'b'"
     )
     assert root_cause(["RuntimeError: Engine core initialization failed. See"]).startswith("RuntimeError")
+
+
+def test_heads_of_older_releases() -> None:
+    """No bracket before the file; workers had other names; torch puts its rank before the last words."""
+    lines = [
+        "(VllmWorkerProcess pid=7) INFO 07-24 08:26:01 utils.py:9] ValueError: harmless",
+        "(VllmWorkerProcess pid=7) ERROR 07-24 08:26:01 multiproc_worker_utils.py:226] RuntimeError: the cause",
+        "[rank0]: KeyError: 'a consequence'",
+    ]
+    assert root_cause(lines) == "RuntimeError: the cause"
+    assert root_cause(lines[2:]) == "KeyError: 'a consequence'"
+    ray = "(RayWorkerWrapper pid=7, ip=10.0.0.1) ERROR 03-27 10:29:13 [worker_base.py:620] ValueError: the cause"
+    assert root_cause([ray, lines[2]]) == "ValueError: the cause"
 
 
 exits = st.one_of(

@@ -362,6 +362,11 @@ def test_the_embedded_agent_gets_what_the_study_needs(study: Path, tmp_path: Pat
 def test_slots_follow_from_the_largest_trial(study: Path) -> None:
     spec = resolve_study(study, ["parameters.tensor_parallel_size={type='int', choices=[1, 2, 4]}"]).spec
     assert slots_of(spec) == 12
+    copies = [
+        "parameters.tensor_parallel_size={type='int', choices=[1, 2]}",
+        "parameters.data_parallel_size={type='int', low=1, high=3}",
+    ]
+    assert slots_of(resolve_study(study, copies).spec) == 18
     assert slots_of(resolve_study(study, ["service.devices=2"]).spec) == 6
     assert slots_of(resolve_study(study, ["service.device=gpu"]).spec) is None
     assert slots_of(resolve_study(study, ["budget.parallelism=200"]).spec) == 64

@@ -179,4 +179,5 @@ def test_an_engine_that_kills_itself_was_not_short_of_memory() -> None:
     assert reason is Reason.ENGINE_CRASHED_UNDER_LOAD
     assert "turbo" in line
     assert classify_start(killed, timed_out=False, log_text=SGLANG_OOM, engine="sglang")[0] is Reason.ENGINE_OOM
-    assert classify_start(killed, timed_out=False, log_text="begin", engine="sglang")[0] is Reason.ENGINE_OOM
+    begun = classify_start(killed, timed_out=False, log_text="begin", engine="sglang", oom_kills=1)
+    assert begun[0] is Reason.ENGINE_OOM

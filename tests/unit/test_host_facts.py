@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from scoot.agent.host import cgroup, logs
 from scoot.agent.host.memory import HostMemory, admit, parse_meminfo, read_memory
 from scoot.agent.host.ports import free_port, port_is_free
+from scoot.agent.workplace import MemoryBook
 from scoot.wire import limits
 
 GIB = 1024**3
@@ -109,3 +111,18 @@ def test_tail_is_always_bounded_and_printable(text: str, lines: int, chars: int)
     assert tail.count("\n") < lines
     assert "\x1b" not in tail
     assert "\x00" not in tail
+
+
+def test_an_engine_that_took_everything_keeps_no_other_from_being_tried() -> None:
+    book = MemoryBook()
+    assert book.predicted("e", "m") == 0
+    book.saw("e", "m", 20 * GIB, available_bytes=22 * GIB)
+    assert book.predicted("e", "m") < 20 * GIB
+    host = HostMemory(total_bytes=24 * GIB, available_bytes=21 * GIB)
+    again = {"engines": 1, "predicted_rss_bytes": book.predicted("e", "m"), "reserve_bytes": 2 * GIB}
+    assert admit(host, **again).admitted
+    assert not admit(msgspec.structs.replace(host, available_bytes=2 * GIB), **again).admitted
+    book.saw("e", "m", 3 * GIB, available_bytes=22 * GIB)
+    book.saw("e", "m", 19 * GIB, available_bytes=22 * GIB)
+    assert book.predicted("e", "m") == 3 * GIB
+    assert book.predicted("e", "other") == 0

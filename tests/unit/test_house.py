@@ -131,7 +131,7 @@ def test_every_dependency_is_pinned() -> None:
 
 IO = {
     "benchmark": {
-        *("channel", "clock", "conductor", "connection", "crew", "preparation", "process", "request"),
+        *("channel", "clock", "conductor", "connection", "crew", "host_cpu", "preparation", "process", "request"),
         *("sender", "sending", "spool", "tls", "trace_file"),
         *(
             f"standalone.{name}"

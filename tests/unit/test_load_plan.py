@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scoot.agent.core import inventory
 from scoot.agent.core.inventory import Holdings
 from scoot.agent.core.plan import Prompting, load_plan, replica_count, replicas
-from scoot.agent.core.run import EndState
+from scoot.agent.core.run import EndState, Unclean
 from scoot.benchmark.plan import LoadPlan, PromptMode
 from scoot.wire.assignment import Assignment, Device
 from scoot.wire.errors import UserError
@@ -43,6 +43,13 @@ def test_every_device_serves_exactly_one_replica(degree: int, count: int) -> Non
     assert all(len(replica.devices) == replica.tensor_parallel == degree for replica in fleet)
     assert tuple(device for replica in fleet for device in replica.devices) == asked.devices
     assert len({replica.url for replica in fleet}) == count
+
+
+def test_a_replica_that_copies_itself_has_the_devices_of_all_its_copies() -> None:
+    asked = assignment(8, 2, of=8)
+    asked = msgspec.structs.replace(asked, config={**asked.config, "data_parallel_size": 2})
+    fleet = replicas(asked, [9000, 9001])
+    assert [(replica.tensor_parallel, len(replica.devices)) for replica in fleet] == [(2, 4), (2, 4)]
 
 
 def test_devices_that_do_not_fit_the_configuration_are_refused() -> None:
@@ -100,10 +107,13 @@ def test_unknown_and_repeated_devices_are_refused() -> None:
 
 
 def test_a_quarantined_device_is_never_used_or_offered_again() -> None:
-    bad = inventory.quarantine(HOLDINGS, ["GPU-2"], "3 GiB not released")
-    bad = inventory.quarantine(bad, ["GPU-2"], "something else")
+    bad = inventory.quarantine(HOLDINGS, Unclean(Reason.GPU_MEMORY_NOT_RELEASED, "3 GiB not released", ("GPU-2",)))
+    bad = inventory.quarantine(bad, Unclean(Reason.GPU_FAULT, "Xid 79", ("GPU-2", "GPU-3")))
     refused = inventory.refuse(bad, "a", ["GPU-2"])
     assert refused is not None
     assert refused.reason is Reason.GPU_MEMORY_NOT_RELEASED
     assert "3 GiB" in refused.message
-    assert [device.id for device in inventory.trusted(bad)] == ["GPU-0", "GPU-1", "GPU-3"]
+    other = inventory.refuse(bad, "a", ["GPU-3"])
+    assert other is not None
+    assert (other.reason, "Xid 79" in other.message) == (Reason.GPU_FAULT, True)
+    assert [device.id for device in inventory.trusted(bad)] == ["GPU-0", "GPU-1"]

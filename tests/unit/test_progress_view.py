@@ -170,9 +170,9 @@ def test_a_retry_is_an_event() -> None:
     again = detail(trial(0, TrialState.PENDING, reason=Reason.HOST_LOST, message="agent box is lost", attempts=1))
     assert events(first, again) == ("trial 0 will run again: HOST_LOST: agent box is lost",)
     second = detail(trial(0, TrialState.RUNNING, agent="box2", attempts=2))
-    assert events(again, second) == ("trial 0 (default) started on box2",)
+    assert events(again, second) == ("trial 0 (default) started again on box2",)
     # An attempt that was missed in between is still told.
-    assert events(first, second) == ("trial 0 (default) started on box2",)
+    assert events(first, second) == ("trial 0 (default) started again on box2",)
 
 
 CONFIRMATIONS = (

@@ -16,7 +16,7 @@ from scoot.coordinator.report.html import render_html
 from scoot.coordinator.report.markdown import render_markdown
 from scoot.coordinator.report.plot import MarkKind, make_chart
 from scoot.coordinator.report.summary import summarise
-from scoot.wire.measurement import Goodput, RunResult
+from scoot.wire.measurement import Goodput, RunResult, Validity
 from scoot.wire.reasons import Reason
 from scoot.wire.spec import (
     Limits,
@@ -300,6 +300,8 @@ def measured(ttft_ms: float, *, valid: bool = True, **figures: Any) -> RunResult
         (Limits(run_queue_share=0.0), "limits.run_queue_share is 0 of the run here"),
         (Limits(achieved_share=0.9), "limits.achieved_share is 0.9 of the offered rate here, not 0.98"),
         (Limits(merged_share=0.0), "limits.merged_share is 0 of the chunks here"),
+        (Limits(other_cpu_share=0.5), "limits.other_cpu_share is 0.5 of the host's CPUs here, not 0.25"),
+        (Limits(other_cpu_share=0.0), "limits.other_cpu_share is 0 of the host's CPUs here"),
         (Limits(lateness_p99_ms=50.0), "limits.lateness_p99_ms is 50 ms here, not 20"),
         (Limits(run_queue_share=0.4, achieved_share=1.0, merged_share=0.01, lateness_p99_ms=5.0), ""),
     ],
@@ -322,6 +324,33 @@ def test_believed_runs_with_merged_chunks_are_said_once() -> None:
     said = [caveat.text for caveat in results.caveats if caveat.code == "merged-chunks"]
     assert len(said) == 1
     assert "Up to 20 % of the chunks of trials 1 and 2 " in said[0]
+
+
+def test_a_noisy_run_that_was_taken_is_believed_and_said() -> None:
+    def noisy(ttft_ms: float, other_cpu_s: float, *, valid: bool) -> RunResult:
+        audit = {"other_cpu_s": other_cpu_s, "host_cpus": 4, "wall_s": 10.0}
+        verdict = Validity(valid=valid, reason=Reason.HOST_NOISY, detail="others used 40% of the host's 4 CPUs")
+        return msgspec.structs.replace(measured(ttft_ms, audit=audit), validity=verdict)
+
+    results = build(
+        study(),
+        trial(0, measured(40.0, audit={"other_cpu_s": 39.0, "host_cpus": 4, "wall_s": 10.0})),
+        trial(1, noisy(30.0, 16.0, valid=True)),
+        trial(2, noisy(20.0, 16.0, valid=False), state=TrialState.FAILED, reason=Reason.HOST_NOISY),
+    )
+    said = [(caveat.trial, caveat.text) for caveat in results.caveats if caveat.code == "noisy-host"]
+    assert len(said) == 1
+    assert said[0][0] == 1
+    assert "Trial 1 was measured while others used 40 % of the host's CPUs" in said[0][1]
+    assert results.best is not None
+    assert results.best.trial == 1
+    assert {row.name: row.text for row in summarise(results).load}["CPUs used by others"] == "40.0 %"
+
+    both = (noisy(40.0, 36.0, valid=True), noisy(40.0, 14.0, valid=True))
+    several = build(study(), trial(0, *both), trial(1, noisy(30.0, 12.0, valid=True)))
+    said = [(caveat.trial, caveat.text) for caveat in several.caveats if caveat.code == "noisy-host"]
+    assert len(said) == 1
+    assert "Trials 0 and 1 were measured while others used up to 90 %" in said[0][1]
 
 
 def test_load_rows_are_of_the_answers_believed_runs() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from scoot.agent.core import guard
-from scoot.agent.link.codec import AttemptRef, Hello
+from scoot.agent.link.codec import AttemptRef, CheckQuestion, CheckReply, Hello
 from scoot.agent.link.session import Session
 from scoot.wire.assignment import Assignment, Progress
 from scoot.wire.lease import LeasePolicy
@@ -31,6 +31,15 @@ class Idle:
 
     def outcome_acknowledged(self, ref: AttemptRef) -> None:
         raise NotImplementedError
+
+    def check(self, question: CheckQuestion) -> None:
+        raise NotImplementedError
+
+    def check_replies(self) -> Sequence[CheckReply]:
+        return ()
+
+    def catalogues(self) -> Mapping[str, bytes]:
+        return {}
 
     def updates(self) -> Mapping[AttemptRef, Progress]:
         return {}

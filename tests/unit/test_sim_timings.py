@@ -48,7 +48,8 @@ def _ask(index: int, wanted: int, *, intended_us: int = 1_000, slo_class: int = 
 
 
 def _exchange(replica: Told, ask: Ask, times_ns: list[int], *, status: RequestStatus, end_ns: int) -> Exchange:
-    exchange = Exchange(ask, 0)
+    exchange = Exchange(ask)
+    exchange.admitted_us = ask.intended_us
     exchange.http_status = 200
     exchange.sequence = Sequence(ask.index, ask.input_tokens, ask.wanted_tokens, arrived_ns=0)
     exchange.status = status
@@ -70,7 +71,7 @@ def _event(tokens: int, total: int, *, last: bool) -> bytes:
 def _heard(exchange: Exchange, times_ns: list[int], *, interval: int) -> Answer:
     """What the conductor makes of the answer's bytes."""
     ask = exchange.ask
-    answer = Answer(Begun.of(ask, 0, ask.intended_us))
+    answer = Answer(Begun.of(ask, 0, ask.intended_us, ask.intended_us))
     answer.receive(ask.intended_us, _HEAD)
     sent = 0
     for number, at_ns in enumerate(times_ns, 1):
@@ -180,7 +181,7 @@ def test_tokens_after_the_end_are_not_the_client_s(end_ns: int, came: int) -> No
 
 def test_a_request_without_an_answer_has_no_chunks() -> None:
     recorder = TimingRecorder([])
-    exchange = Exchange(_ask(4, 9), 0)
+    exchange = Exchange(_ask(4, 9))
     exchange.http_status, exchange.status, exchange.end_ns = 503, RequestStatus.HTTP_ERROR, 1_000_000
     recorder.add(exchange)
     batch = decode(encode(recorder.batch()))

@@ -198,10 +198,16 @@ def test_the_degree_has_to_divide_the_devices() -> None:
     with pytest.raises(UserError, match=r"service\.devices: the search space is empty.*devices % tensor_parallel_size"):
         space_of(study(seven, devices=6))
     zero = parameter(name="tensor_parallel_size", low=0, high=2)
-    with pytest.raises(UserError, match=r"parameters\.tensor_parallel_size: a tensor-parallel degree of 0"):
+    with pytest.raises(UserError, match=r"parameters\.tensor_parallel_size: a degree of parallelism of 0"):
         space_of(study(zero, devices=6))
     with pytest.raises(UserError, match="does not divide"):
         space_of(study(parameter(low=1, high=2), devices=6, options={"tensor_parallel_size": 4}))
+    copies = parameter(name="data_parallel_size", low=1, high=3)
+    both = space_of(study(DEGREE, copies, devices=6, options={"pipeline_parallel_size": 2})).enumerate(100)
+    assert both is not None
+    assert {(config["tensor_parallel_size"], config["data_parallel_size"]) for config in both} == {
+        *((1, 1), (1, 3), (3, 1)),
+    }
     stated = parameter(name="tensor_parallel_size", low=1, high=8, default=4)
     with pytest.raises(UserError, match=r"service\.devices: the default configuration violates"):
         space_of(study(stated, devices=6))

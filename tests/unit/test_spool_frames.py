@@ -126,7 +126,7 @@ def test_a_full_disk_leaves_whole_frames(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def _begun(index: int = 0, *, sent_us: int | None = 110, slo_class: int = 0) -> Begun:
-    return Begun(index, 100, int(RequestPhase.MEASURED), 5, 3, True, slo_class, 1, sent_us)
+    return Begun(index, 100, int(RequestPhase.MEASURED), 5, 3, True, slo_class, 1, sent_us, 100)
 
 
 def _ended(

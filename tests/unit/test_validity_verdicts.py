@@ -49,7 +49,15 @@ def test_a_clean_run_is_valid() -> None:
 
 
 def test_figures_at_their_limits_are_valid() -> None:
-    audit = msgspec.structs.replace(_AUDIT, cpu_share=0.9, clock_step_ms=50.0, run_queue_s=10.0, late_read_share=1.0)
+    audit = msgspec.structs.replace(
+        _AUDIT,
+        cpu_share=0.9,
+        clock_step_ms=50.0,
+        run_queue_s=10.0,
+        late_read_share=1.0,
+        other_cpu_s=10.0,
+        host_cpus=2,
+    )
     metrics = msgspec.structs.replace(
         _METRICS, lateness_ms=_lateness(20.0), completed=20, achieved_rate=9.8, merged_share=0.05
     )
@@ -84,6 +92,8 @@ def test_figures_at_their_limits_are_valid() -> None:
         ({}, {"merged_share": math.nan}, Reason.CLIENT_SATURATED, ("nan",)),
         ({}, {"completed": 19}, Reason.TOO_FEW_REQUESTS, ("19", "20")),
         ({}, {"completed": 0, "lateness_ms": None}, Reason.TOO_FEW_REQUESTS, ("0 measured",)),
+        ({"other_cpu_s": 32.0, "host_cpus": 4}, {}, Reason.HOST_NOISY, ("40%", "4 CPUs", "limit 25%")),
+        ({"other_cpu_s": math.nan, "host_cpus": 4}, {}, Reason.HOST_NOISY, ("nan",)),
     ],
 )
 def test_grounds_state_figure_and_limit(
@@ -120,18 +130,26 @@ def test_a_rate_without_a_span_is_not_judged() -> None:
         ("run_queue_share", {"run_queue_s": 20.0}, {}),
         ("achieved_share", {}, {"achieved_rate": 1.0}),
         ("merged_share", {"late_read_share": 1.0}, {"merged_share": 1.0}),
+        ("other_cpu_share", {"other_cpu_s": 40.0, "host_cpus": 2}, {}),
     ],
 )
 def test_a_limit_of_zero_leaves_its_ground_out(limit: str, audit: dict[str, float], metrics: dict[str, object]) -> None:
     """Which is what a study from before there was such a limit says, on the wire."""
     told = msgspec.structs.replace(_METRICS, **metrics)
     seen = msgspec.structs.replace(_AUDIT, **audit)
-    assert judge(told, seen, _LIMITS).reason is Reason.CLIENT_SATURATED
+    reason = Reason.HOST_NOISY if limit == "other_cpu_share" else Reason.CLIENT_SATURATED
+    assert judge(told, seen, _LIMITS).reason is reason
     assert judge(told, seen, msgspec.structs.replace(_LIMITS, **{limit: 0.0})).valid
 
 
 def test_an_audit_that_does_not_tell_its_wall_time_is_not_judged_by_it() -> None:
     assert judge(_METRICS, msgspec.structs.replace(_AUDIT, run_queue_s=100.0, wall_s=0.0), _LIMITS).valid
+
+
+@pytest.mark.parametrize("unknown", [{"other_cpu_s": None}, {"host_cpus": 0}, {"wall_s": 0.0}])
+def test_noise_that_is_not_known_is_not_judged(unknown: dict[str, object]) -> None:
+    noisy = {"other_cpu_s": 40.0, "host_cpus": 2}
+    assert judge(_METRICS, msgspec.structs.replace(_AUDIT, **(noisy | unknown)), _LIMITS).valid
 
 
 def test_the_most_fundamental_ground_comes_first() -> None:
@@ -144,7 +162,8 @@ def test_the_most_fundamental_ground_comes_first() -> None:
     metrics = msgspec.structs.replace(
         _METRICS, lateness_ms=_lateness(99.0), completed=0, achieved_rate=1.0, merged_share=1.0
     )
-    audit = msgspec.structs.replace(_AUDIT, **{name: value for name, value, _ in grounds}, late_read_share=1.0)
+    noisy = msgspec.structs.replace(_AUDIT, late_read_share=1.0, other_cpu_s=40.0, host_cpus=2)
+    audit = msgspec.structs.replace(noisy, **{name: value for name, value, _ in grounds})
     for name, _, words in grounds:
         assert words in judge(metrics, audit, _LIMITS).detail
         audit = msgspec.structs.replace(audit, **{name: 0})
@@ -156,4 +175,5 @@ def test_the_most_fundamental_ground_comes_first() -> None:
     ):
         assert words in judge(metrics, audit, _LIMITS).detail
         metrics = msgspec.structs.replace(metrics, **changes)
-    assert judge(metrics, audit, _LIMITS).valid
+    assert judge(metrics, audit, _LIMITS).reason is Reason.HOST_NOISY, "the last: it has no other"
+    assert judge(metrics, msgspec.structs.replace(audit, other_cpu_s=0.0), _LIMITS).valid

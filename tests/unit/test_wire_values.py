@@ -7,7 +7,7 @@ import pytest
 from scoot.wire.endpoint import Endpoint, TlsFiles, parse_endpoint, require_tls
 from scoot.wire.errors import UserError
 from scoot.wire.lease import LeasePolicy, LeaseState, lease_state, must_self_fence
-from scoot.wire.spec import Service
+from scoot.wire.spec import Config, Service
 from scoot.wire.topology import Topology, topology
 
 
@@ -81,6 +81,21 @@ def test_topology() -> None:
             topology(service, {"tensor_parallel_size": bad})
     with pytest.raises(UserError, match="does not divide"):
         topology(service, {"tensor_parallel_size": 3})
+
+
+def test_every_degree_that_lays_a_model_over_devices_or_copies_it_multiplies_them() -> None:
+    whole: Config = {"tensor_parallel_size": 2, "pipeline_parallel_size": 2, "data_parallel_size": 2}
+    assert topology(Service(engine="vllm", model="m", devices=16), whole) == Topology(16, 2, 2)
+    assert topology(Service(engine="vllm", model="m", devices=16), whole).per_replica == 8
+    assert topology(Service(engine="trtllm", model="m", options={"pp_size": 2}), {"cp_size": 2}) == Topology(4, 1, 1)
+    assert topology(Service(engine="vllm", model="m"), {"decode_context_parallel_size": 2}) == Topology(1, 1, 1)
+    copies = Service(engine="sglang", model="m", options={"tp_size": 4, "dp_size": 2})
+    assert topology(copies, {}) == Topology(8, 4, 1)
+    assert topology(copies, {"enable_dp_attention": True}) == Topology(4, 4, 1)
+    with pytest.raises(UserError, match="pp_size 0 is not a positive integer"):
+        topology(Service(engine="trtllm", model="m"), {"pp_size": 0})
+    with pytest.raises(UserError, match="6 devices of a replica does not divide"):
+        topology(Service(engine="vllm", model="m", devices=8), {"tensor_parallel_size": 2, "data_parallel_size": 3})
 
 
 def test_user_errors_name_file_line_key_and_remedy() -> None:

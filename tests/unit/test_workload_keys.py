@@ -66,6 +66,7 @@ def test_a_workload_of_an_older_peer_has_none_of_it() -> None:
         message.ClearField(name)
     message.arrivals.ClearField("ramp_s")
     message.arrivals.ClearField("ramp_from")
+    message.arrivals.ClearField("max_in_flight")
     assert from_message(message, Workload) == Workload(profile="BOT", arrivals=Arrivals(rate=1.0))
 
 

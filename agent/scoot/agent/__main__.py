@@ -70,7 +70,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 async def _run(config: AgentConfig, ready_file: Path | None, *, exit_with_stdin: bool) -> None:
-    daemon = Daemon(config, ready_file=ready_file)
+    # Who holds the other end of our standard input started us for a study of its own, as `scootctl tune` does: whatever
+    # it runs beside us, such as the coordinator, is part of that study and no noise. An init process runs everything.
+    parent = os.getppid()
+    own_root = parent if exit_with_stdin and parent > 1 else os.getpid()
+    daemon = Daemon(config, ready_file=ready_file, own_root=own_root)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, daemon.drain)

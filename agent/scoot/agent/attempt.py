@@ -17,7 +17,7 @@ import msgspec
 from scoot.agent.core import plan, run
 from scoot.agent.core.classify import classify_load, classify_start
 from scoot.agent.core.plan import Prompting
-from scoot.agent.core.run import COMPLETED, AttemptRun, Ending, EndState, failure, refusal
+from scoot.agent.core.run import COMPLETED, AttemptRun, Ending, EndState, Unclean, failure, refusal
 from scoot.agent.engines.base import EngineAdapter, LaunchRequest
 from scoot.agent.fleet import Fleet, ReplicaTrouble
 from scoot.agent.host import gpu, memory
@@ -27,10 +27,12 @@ from scoot.agent.link.codec import AttemptRef
 from scoot.agent.link.upload import Upload, UploadEnd
 from scoot.agent.load import LoadRun
 from scoot.agent.spooled import SpoolFrames, summarise
+from scoot.agent.stall import StallWatch
 from scoot.agent.workplace import Workplace
 from scoot.benchmark.plan import LoadProgress
 from scoot.wire.assignment import Assignment, Phase, Progress
 from scoot.wire.catalogue.verdict import Invalid, Unknown
+from scoot.wire.client_parameters import client_config, engine_config
 from scoot.wire.errors import PermanentInfraError, RemoteProtocolError, ScootError, TransientError, UserError
 from scoot.wire.lease import LeasePolicy
 from scoot.wire.measurement import AttemptOutcome
@@ -52,12 +54,12 @@ class AttemptEnd(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         outcome: with `batches` as spooled.
         story: in COLLECT.
-        dirty: why the devices cannot be trusted, "" if they can.
+        dirty: devices that cannot be trusted any more, None if all can.
     """
 
     outcome: AttemptOutcome
     story: AttemptRun
-    dirty: str
+    dirty: Unclean | None
 
 
 class Attempt:
@@ -86,7 +88,10 @@ class Attempt:
         self._token_range = (0, 0)
         self._effective: Config = {}
         self._audits: LoadRun | None = None
+        self._stall: StallWatch | None = None
         self._baseline: dict[str, GpuReading] = {}
+        self._available_bytes = 0
+        self._oom_kills_before: int | None = None
         self._blamed_replica = 0
         self._frames = 0
         self._requested: Ending | None = None
@@ -128,15 +133,16 @@ class Attempt:
 
     async def _run(self) -> AttemptEnd:
         LOG.info("%s: begins (fence %d)", self.ref.attempt_id, self.ref.fence)
+        self._oom_kills_before = await asyncio.to_thread(memory.oom_kills)
         ending = await self._work_or_stop()
         self._story = run.leave(self._story, self._work_place.clock())
         self._changed()
         await self._stop_engines()
         self._enter(Phase.VERIFY_CLEAN)
-        dirty = await self._verify_clean()
+        dirty = await self._verify_clean(ending)
         self._work_place.ports.give_back(self.ref.attempt_id)
-        if dirty:
-            LOG.error("%s: %s", self.ref.attempt_id, dirty)
+        if dirty is not None:
+            LOG.error("%s: %s", self.ref.attempt_id, dirty.why)
             ending = run.after_dirty_stop(ending, dirty)
         self._enter(Phase.COLLECT)
         outcome = await self._outcome(ending)
@@ -217,8 +223,10 @@ class Attempt:
             why = gpu.busy(reading)
             if why:
                 return refusal(Reason.GPU_BUSY, f"{device}: {why}")
+        host = await asyncio.to_thread(memory.read_memory)
+        self._available_bytes = host.available_bytes // count
         admission = memory.admit(
-            await asyncio.to_thread(memory.read_memory),
+            host,
             engines=count,
             predicted_rss_bytes=place.memory.predicted(self._assignment.service.engine, self._model),
             reserve_bytes=place.reserve_memory_bytes,
@@ -252,7 +260,7 @@ class Attempt:
             deadline_s = started_s + self._assignment.limits.start_timeout_s
             trouble = await fleet.ready(self._prompting, deadline_s)
             if trouble is None:
-                self._effective = await fleet.effective_config(running=True)
+                self._effective = self._as_used(await fleet.effective_config(running=True))
                 await self._note_memory()
                 return None
             ending = await self._blame_start(fleet, trouble)
@@ -261,6 +269,10 @@ class Attempt:
             LOG.warning("%s: %s; once more on another port", self.ref.attempt_id, ending.message)
             await fleet.stop(self._policy.stop_grace_s, self._policy.kill_grace_s)
         raise AssertionError("unreachable: the second start returns")
+
+    def _as_used(self, engine: Config) -> Config:
+        """What the engine made of its part of the configuration, and the client's part."""
+        return {**engine, **client_config(plan.load_of(self._assignment))}
 
     def _new_fleet(self, generation: int) -> Fleet:
         chosen = self._work_place.ports.take(self.ref.attempt_id, plan.replica_count(self._assignment))
@@ -274,7 +286,7 @@ class Attempt:
         return [
             LaunchRequest(
                 service=msgspec.structs.replace(assignment.service, model=self._model),
-                config=assignment.config,
+                config=engine_config(assignment.config),
                 tensor_parallel=replica.tensor_parallel,
                 devices=tuple(self._work_place.devices[device] for device in replica.devices),
                 port=replica.port,
@@ -287,10 +299,14 @@ class Attempt:
         self._blamed_replica = trouble.replica
         if trouble.foreign:
             return failure(Reason.PORT_TAKEN, trouble.detail)
-        self._effective = await fleet.effective_config(running=False)
+        self._effective = self._as_used(await fleet.effective_config(running=False))
         text = await asyncio.to_thread(fleet.log_text, trouble.replica)
         reason, line = classify_start(
-            trouble.exit, timed_out=trouble.exit is None, log_text=text, engine=self._assignment.service.engine
+            trouble.exit,
+            timed_out=trouble.exit is None,
+            log_text=text,
+            engine=self._assignment.service.engine,
+            oom_kills=await self._oom_kills(),
         )
         return failure(reason, f"{line} ({trouble.detail})" if trouble.exit is None and trouble.detail else line)
 
@@ -306,12 +322,15 @@ class Attempt:
             rows_path=str(rows),
             spool_path=str(spool),
             audit_path=str(folder / "audit.json"),
+            own_root=place.own_root,
         )
         load = self._audits = LoadRun(load_plan, folder, self._heard)
+        limit_s = self._assignment.limits.stall_timeout_s
+        stall = self._stall = StallWatch(limit_s, self._ask_under_load, place.clock)
         upload = self.upload = place.uploader.add(self.ref, SpoolFrames(spool))
         try:
             async with await load.start() as helper:
-                ending = await self._watch(load, helper, upload)
+                ending = await self._watch(load, helper, upload, stall)
         finally:
             upload.close()
         await self._note_memory()
@@ -331,11 +350,12 @@ class Attempt:
             return await self._blame_load(trouble, failed_share=summary.failed_share)
         return COMPLETED
 
-    async def _watch(self, load: LoadRun, helper: HelperProcess, upload: Upload) -> Ending | None:
+    async def _watch(self, load: LoadRun, helper: HelperProcess, upload: Upload, stall: StallWatch) -> Ending | None:
         """Until the load process has ended (None), or something else ended first: the reason why."""
         fleet = self._the_fleet
         follow = asyncio.create_task(load.follow(helper))
-        waiting: set[asyncio.Future[object]] = {follow, upload.ended, *fleet.exits()}  # type: ignore[arg-type]  # any results
+        hang = asyncio.create_task(stall.hang())
+        waiting: set[asyncio.Future[object]] = {follow, hang, upload.ended, *fleet.exits()}  # type: ignore[arg-type]  # any results
         try:
             while True:
                 done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
@@ -351,13 +371,18 @@ class Attempt:
                 if follow in done:
                     ending = follow.result()
                     await load.end(helper, at_once=ending is not None)
-                    if ending is not None and ending.reason is Reason.ENGINE_HUNG_UNDER_LOAD:
-                        hang = ReplicaTrouble(replica=0, exit=None, silent=True, detail=ending.message)
-                        return await self._blame_load(hang)
                     return ending
+                if hang in done:
+                    await load.end(helper, at_once=True)
+                    return await self._blame_load(hang.result())
         finally:
             follow.cancel()
-            await asyncio.wait({follow})
+            hang.cancel()
+            await asyncio.wait({follow, hang})
+
+    async def _ask_under_load(self, timeout_s: float) -> ReplicaTrouble | None:
+        """Ask the engines for a completion while a load runs; their exits are watched meanwhile."""
+        return await self._the_fleet.check(self._prompting, timeout_s=timeout_s, exit_wait_s=0.0)
 
     async def _blame_load(self, trouble: ReplicaTrouble, *, failed_share: float = 0.0) -> Ending:
         self._blamed_replica = trouble.replica
@@ -368,8 +393,14 @@ class Attempt:
             failed_share=failed_share,
             log_text=text,
             engine=self._assignment.service.engine,
+            oom_kills=await self._oom_kills(),
         )
         return failure(reason, f"{line} ({trouble.detail})" if trouble.detail else line)
+
+    async def _oom_kills(self) -> int | None:
+        """Processes of this host that the kernel killed for lack of memory since this attempt began."""
+        before, now = self._oom_kills_before, await asyncio.to_thread(memory.oom_kills)
+        return None if before is None or now is None else now - before
 
     async def _stop_engines(self) -> None:
         if self._fleet is None:
@@ -385,22 +416,38 @@ class Attempt:
         finally:
             hurry.cancel()
 
-    async def _verify_clean(self) -> str:
-        """No process, no port, GPU memory back; "" when all of it holds."""
-        if self._fleet is not None:
-            left = await asyncio.to_thread(self._fleet.unclean)
-            if left:
-                return left
-        loop = asyncio.get_running_loop()
-        deadline_s = loop.time() + _RELEASE_TIMEOUT_S
-        for device, before in self._baseline.items() if self._fleet is not None else ():
-            while not gpu.released(before, after := await asyncio.to_thread(self._work_place.gpus.read, device)):
-                if after.lost:
-                    return f"GPU {device} is lost"
-                if loop.time() > deadline_s:
-                    return f"GPU {device} holds {after.used_bytes - before.used_bytes} bytes more than before"
-                await asyncio.sleep(_RELEASE_POLL_S)  # noqa: TID251 - the driver tells nobody when memory is back
-        return ""
+    async def _verify_clean(self, ending: Ending) -> Unclean | None:
+        """No process, no port, GPUs without a fault and their memory back; None when all of it holds.
+
+        A port that was taken was never this attempt's.
+        """
+        if self._fleet is None:
+            return None
+        left = await asyncio.to_thread(self._fleet.unclean, ports=ending.reason is not Reason.PORT_TAKEN)
+        deadline_s = asyncio.get_running_loop().time() + (0.0 if left else _RELEASE_TIMEOUT_S)
+        faults, leaks = {}, {}
+        for device, before in self._baseline.items():
+            after = await self._once_released(device, before, deadline_s)
+            if fault := gpu.fault(before, after):
+                faults[device] = f"GPU {device} {fault}"
+            elif not gpu.released(before, after):
+                leaks[device] = f"GPU {device} holds {after.used_bytes - before.used_bytes} bytes more than before"
+        whys = [*faults.values(), *([left] if left else []), *leaks.values()]
+        if not whys:
+            return None
+        return Unclean(
+            Reason.GPU_FAULT if faults else Reason.GPU_MEMORY_NOT_RELEASED,
+            "; ".join(whys),
+            self._assignment.devices if left else (*faults, *leaks),
+        )
+
+    async def _once_released(self, device: str, before: GpuReading, deadline_s: float) -> GpuReading:
+        """A GPU once its memory is back, it is lost, or `deadline_s` has passed."""
+        while True:
+            reading = await asyncio.to_thread(self._work_place.gpus.read, device)
+            if gpu.released(before, reading) or reading.lost or asyncio.get_running_loop().time() > deadline_s:
+                return reading
+            await asyncio.sleep(_RELEASE_POLL_S)  # noqa: TID251 - the driver tells nobody when memory is back
 
     async def _outcome(self, ending: Ending) -> AttemptOutcome:
         fleet, name = self._fleet, self._assignment.service.engine
@@ -425,10 +472,14 @@ class Attempt:
 
     async def _note_memory(self) -> None:
         rss_bytes = await asyncio.to_thread(self._the_fleet.rss_bytes)
-        self._work_place.memory.saw(self._assignment.service.engine, self._model, rss_bytes)
+        self._work_place.memory.saw(
+            self._assignment.service.engine, self._model, rss_bytes, available_bytes=self._available_bytes
+        )
 
     def _heard(self, progress: LoadProgress) -> None:
         self._load = progress
+        if self._stall is not None:
+            self._stall.heard(progress)
         if (progress.phase, progress.run) != (self._story.phase, self._story.run):
             self._enter(progress.phase)
         else:

@@ -15,6 +15,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
+
+from scoot.agent.advisor import Advisor
 from scoot.agent.config import AgentConfig
 from scoot.agent.core import guard
 from scoot.agent.core.run import failure
@@ -34,7 +37,7 @@ from scoot.agent.link.upload import Uploader
 from scoot.agent.notify import Notifier
 from scoot.agent.roster import Roster
 from scoot.agent.workplace import Workplace
-from scoot.wire.assignment import Assignment, Device, EngineOffer, Inventory, Progress
+from scoot.wire.assignment import CPU, Assignment, Device, EngineOffer, Inventory, Progress
 from scoot.wire.errors import UserError
 from scoot.wire.measurement import AttemptOutcome
 from scoot.wire.reasons import Reason
@@ -76,18 +79,24 @@ class Daemon:
         clock: Callable[[], float] = boot_clock,
         notifier: Notifier | None = None,
         ready_file: Path | None = None,
+        own_root: int = 0,
     ) -> None:
-        """`ready_file` is written once the coordinator has welcomed this agent; `gpus` defaults to NVML's."""
+        """`ready_file` is written once the coordinator has welcomed this agent; `gpus` defaults to NVML's.
+
+        `own_root`: process whose tree is not counted as others' work on this host, 0 for this one.
+        """
         self._config = config
         self._gpus = gpus or NvmlGpus()
         self._clock = clock
         self._notifier = notifier or Notifier(os.environ)
         self._ready_file = ready_file
+        self._own_root = own_root or os.getpid()
         self._incarnation = uuid.uuid4().hex
         self._draining = asyncio.Event()
         self._hurry = asyncio.Event()
         self._offers: dict[str, EngineOffer] = {}
         self._roster: Roster | None = None
+        self._advisor: Advisor | None = None
         self._session: Session | None = None
 
     def drain(self) -> None:
@@ -121,38 +130,44 @@ class Daemon:
             adapters = {name: make_adapter(item, cache_dir=cache) for name, item in config.engines.items()}
             if not await self._probe(adapters):
                 return
-            made = {name: make_checker(item) for name, item in config.engines.items()}
+            made = {name: make_checker(item, self._gpus) for name, item in config.engines.items()}
             checkers = {name: checker for name, checker in made.items() if checker is not None}
+            self._offers = {
+                name: msgspec.structs.replace(offer, checks=name in checkers and not offer.error)
+                for name, offer in self._offers.items()
+            }
             devices = await asyncio.to_thread(self._find_devices)
             connect = self._connect
             connect_once = connect()  # unusable certificates are told now, not on the tenth reconnect
             await connect_once.close(None)
             uploader = Uploader(connect, self._clock)
             blobs = BlobCache(connect, config.data_dir / "blobs")
-            roster = self._roster = Roster(
-                Workplace(
-                    adapters=adapters,
-                    offers=self._offers,
-                    model_roots=config.model_roots,
-                    devices={device.id: device for device in devices},
-                    gpus=self._gpus,
-                    folders=AttemptFolders(config.data_dir / "attempts", boot_id()),
-                    state_dir=state_dir,
-                    fetch=blobs.get,
-                    uploader=uploader,
-                    reserve_memory_bytes=config.reserve_memory_bytes,
-                    clock=self._clock,
-                    cgroups=support,
-                    checkers=checkers,
-                ),
-                devices,
+            workplace = Workplace(
+                adapters=adapters,
+                offers=self._offers,
+                model_roots=config.model_roots,
+                devices={device.id: device for device in devices},
+                gpus=self._gpus,
+                folders=AttemptFolders(config.data_dir / "attempts", boot_id()),
+                state_dir=state_dir,
+                fetch=blobs.get,
+                uploader=uploader,
+                reserve_memory_bytes=config.reserve_memory_bytes,
+                clock=self._clock,
+                cgroups=support,
+                own_root=self._own_root,
+                checkers=checkers,
             )
+            roster = self._roster = Roster(workplace, devices)
             await roster.recover()
             session = self._session = Session(connect, self, self._clock)
+            advisor = self._advisor = Advisor(workplace, session.wake)
             roster.changed = session.wake
+            advisor.look_up()
             try:
                 await self._serve(roster, session, uploader)
             finally:
+                await advisor.aclose()
                 for checker in checkers.values():
                     await checker.aclose()
                 self._gpus.close()
@@ -250,7 +265,7 @@ class Daemon:
         gpus = self._gpus.devices()
         slots = self._config.cpu_slots if self._config.cpu_slots is not None else int(not gpus)
         LOG.info("%s; %d CPU slot(s)", self._gpus.detail, slots)
-        return (*gpus, *(Device(id=f"cpu-{index}", kind="cpu") for index in range(slots)))
+        return (*gpus, *(Device(id=f"cpu-{index}", kind=CPU) for index in range(slots)))
 
     # What the session asks (scoot.agent.link.session.SessionHandler).
 
@@ -294,6 +309,24 @@ class Daemon:
     def outcomes(self) -> Sequence[AttemptOutcome]:
         """Outcomes ready to be reported."""
         return self._the_roster.outcomes()
+
+    def check(self, question: codec.CheckQuestion) -> None:
+        """Find out what an engine would make of configurations."""
+        self._the_advisor.ask(question)
+
+    def check_replies(self) -> Sequence[codec.CheckReply]:
+        """Answers that were not given out before."""
+        return self._the_advisor.take_replies()
+
+    def catalogues(self) -> Mapping[str, bytes]:
+        """JSON of the options of engines, by their names."""
+        return self._the_advisor.catalogues
+
+    @property
+    def _the_advisor(self) -> Advisor:
+        if self._advisor is None:
+            raise AssertionError("no session before the advisor")
+        return self._advisor
 
     @property
     def _the_roster(self) -> Roster:

@@ -25,7 +25,6 @@ _POLL_MAX_S: Final = 1.0
 _HEALTH_TIMEOUT_S: Final = 5.0
 _INFO_TIMEOUT_S: Final = 5.0
 _EXIT_WAIT_S: Final = 3.0
-"""An engine that answers no more is given so long to end, because its exit status says more than its silence."""
 
 
 class ReplicaTrouble(msgspec.Struct, frozen=True, kw_only=True):
@@ -159,9 +158,16 @@ class Fleet:
         return ReplicaTrouble(replica=index, exit=None, detail=detail)
 
     async def check(
-        self, prompting: Callable[[LaunchRequest], Prompting], *, timeout_s: float
+        self,
+        prompting: Callable[[LaunchRequest], Prompting],
+        *,
+        timeout_s: float,
+        exit_wait_s: float = _EXIT_WAIT_S,
     ) -> ReplicaTrouble | None:
-        """Ask every replica for its health and one completion; None when all answer."""
+        """Ask every replica for its health and one completion; None when all answer.
+
+        One that does not is given `exit_wait_s` to end, because its exit status says more than its silence.
+        """
         for index, launch in enumerate(self.launches):
             answer = await canary.check(
                 launch.port,
@@ -172,7 +178,7 @@ class Fleet:
             )
             if not answer.ok:
                 exited = self._engines[index].exited
-                await asyncio.wait({exited}, timeout=_EXIT_WAIT_S)
+                await asyncio.wait({exited}, timeout=exit_wait_s)
                 status = exited.result() if exited.done() else None
                 return ReplicaTrouble(replica=index, exit=status, silent=answer.timed_out, detail=answer.shown)
         return None
@@ -205,13 +211,13 @@ class Fleet:
             await asyncio.gather(*(engine.stop(stop_grace_s, kill_grace_s) for engine in self._engines.values()))
         )
 
-    def unclean(self) -> str:
-        """What is left of the stopped replicas: processes or ports; "" when nothing is. Blocks."""
+    def unclean(self, *, ports: bool = True) -> str:
+        """What is left of the stopped replicas: processes or, if asked, ports; "" when nothing is. Blocks."""
         for index, engine in self._engines.items():
             left = engine.survivors()
             if left:
                 return f"{len(left)} process(es) of replica {index} could not be ended: {[item.pid for item in left]}"
-        for launch in self.launches:
+        for launch in self.launches if ports else ():
             if not port_is_free(launch.port):
                 return f"port {launch.port} is still in use"
         return ""

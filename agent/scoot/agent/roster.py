@@ -13,7 +13,7 @@ import msgspec
 from scoot.agent.attempt import Attempt, AttemptEnd, ending_of_upload
 from scoot.agent.core import inventory, run
 from scoot.agent.core.inventory import Holdings
-from scoot.agent.core.run import Ending, EndState, failure, refusal
+from scoot.agent.core.run import Ending, EndState, Unclean, failure, refusal
 from scoot.agent.folders import KeptOutcome
 from scoot.agent.link.codec import AttemptRef
 from scoot.agent.link.upload import Upload, UploadEnd
@@ -180,14 +180,15 @@ class Roster:
         except Exception:
             # Whatever it was, the coordinator is told and the other attempts of this host go on.
             LOG.exception("%s: a bug of SCOOT; its devices are not used again", ref.attempt_id)
-            self._holdings = inventory.quarantine(self._holdings, devices, "an attempt on it ended in a bug of SCOOT")
+            bug = Unclean(Reason.GPU_MEMORY_NOT_RELEASED, "an attempt on it ended in a bug of SCOOT", tuple(devices))
+            self._holdings = inventory.quarantine(self._holdings, bug)
             await self._keep(_plain(ref, failure(Reason.CLIENT_CRASHED, "a bug of SCOOT; see the agent's log")))
             return
         finally:
             if attempt.upload is not None and not attempt.upload.closed:
                 attempt.upload.drop()
-        if end.dirty:
-            self._holdings = inventory.quarantine(self._holdings, devices, end.dirty)
+        if end.dirty is not None:
+            self._holdings = inventory.quarantine(self._holdings, end.dirty)
         self._holdings = inventory.release(self._holdings, ref.attempt_id)
         upload, outcome = attempt.upload, end.outcome
         if upload is None or EndState(outcome.state) not in _TIMED:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from scoot.agent.engines.base import EngineAdapter
 from scoot.agent.engines.checker import Checker
@@ -15,20 +16,32 @@ from scoot.agent.host.gpu import GpuSource
 from scoot.agent.link.upload import Uploader
 from scoot.wire.assignment import Device, EngineOffer
 
+_ENOUGH: Final = 0.8
+"""Share of what was available that an engine is held to need at most: it may size itself by what it finds."""
+
 
 class MemoryBook:
-    """What engines were seen to need of the host's memory: largest replica by (engine, model)."""
+    """What engines were seen to run with of the host's memory: the smallest replica by (engine, model).
+
+    A configuration that needs more is found out by starting it. Guessing by the largest would have one that took
+    nearly everything keep every later one from being tried; and many engines take what there is.
+    """
 
     def __init__(self) -> None:
         self._seen: dict[tuple[str, str], int] = {}
 
     def predicted(self, engine: str, model: str) -> int:
-        """Bytes of one replica, 0 before the first was seen."""
+        """Bytes that one replica needs at least, 0 before the first was seen."""
         return self._seen.get((engine, model), 0)
 
-    def saw(self, engine: str, model: str, rss_bytes: int) -> None:
-        """Note a replica's resident memory."""
-        self._seen[engine, model] = max(rss_bytes, self.predicted(engine, model))
+    def saw(self, engine: str, model: str, rss_bytes: int, *, available_bytes: int) -> None:
+        """Note a replica's resident memory, and what was available to it when it started.
+
+        One that took nearly all of it would have done with a little less.
+        """
+        needed = min(rss_bytes, int(available_bytes * _ENOUGH))
+        key = (engine, model)
+        self._seen[key] = min(needed, self._seen.get(key, needed))
 
 
 class PortBook:
@@ -69,6 +82,7 @@ class Workplace:
         reserve_memory_bytes: host memory that stays free.
         clock: monotonic seconds.
         cgroups: how engines are confined, None where they are not.
+        own_root: process whose tree holds whatever of SCOOT runs here; the CPU time of all others is noise. 0: unknown.
         memory, ports: shared by all attempts.
     """
 
@@ -84,6 +98,7 @@ class Workplace:
     reserve_memory_bytes: int
     clock: Callable[[], float]
     cgroups: CgroupSupport | None = None
+    own_root: int = 0
     checkers: Mapping[str, Checker] = field(default_factory=dict)
     memory: MemoryBook = field(default_factory=MemoryBook)
     ports: PortBook = field(default_factory=PortBook)

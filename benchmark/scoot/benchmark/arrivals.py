@@ -54,9 +54,11 @@ def intended_starts_us(
         trace_s: arrival times of the trace, seconds, non-decreasing; for trace replay.
 
     Raises:
-        UserError: the process lacks what it needs, or would send more than limits.REQUESTS requests.
+        UserError: the process lacks what it needs or has what it cannot have, or would send more than limits.REQUESTS
+            requests.
     """
     _within(window_s, 0.0, math.inf, "workload.duration_s")
+    _check_limit(arrivals)
     ramp = _Ramp.of(arrivals)
     full_s = ramp.elapsed(window_s)
     match arrivals.process:
@@ -123,6 +125,15 @@ class _Ramp:
         if self.start == 1.0:
             return np.zeros(users)
         return self.length_s * np.maximum(0.0, (shares - self.start) / (1.0 - self.start))
+
+
+def _check_limit(arrivals: Arrivals) -> None:
+    """A limit of requests in flight is at least one, and an open loop's."""
+    key = "workload.arrivals.max_in_flight"
+    if arrivals.max_in_flight is not None:
+        _within(arrivals.max_in_flight, 1, math.inf, key)
+        if arrivals.process is ArrivalProcess.CLOSED:
+            raise UserError("a closed loop has as many in flight as users", key=key, hint="remove it")
 
 
 def _within(value: float, low: float, high: float, key: str) -> None:

@@ -14,7 +14,7 @@ from scoot.wire.columns import REQUEST_COLUMNS, TimingBatch, encode, encoded_byt
 _DTYPES: Final = dict(REQUEST_COLUMNS)
 _U32_MAX: Final = 0xFFFF_FFFF
 
-_LONGEST: Final = encoded_bytes(1, CHUNKS_MAX, chunk_tokens=True, merged=True, slo_class=True)
+_LONGEST: Final = encoded_bytes(1, CHUNKS_MAX, chunk_tokens=True, merged=True, slo_class=True, admitted_us=True)
 if _LONGEST + limits.BATCH_TARGET_BYTES > limits.BATCH_BYTES:
     raise AssertionError("the longest request does not fit behind a batch that is about to be closed")
 
@@ -25,6 +25,7 @@ class BatchBuilder:
     def __init__(self) -> None:
         self._columns: dict[str, list[int]] = {}
         self._classes: list[int] = []
+        self._admitted: list[int] = []
         self._gaps = array("I")
         self._tokens: dict[int, int] = {}
         self._merged: list[int] = []
@@ -60,6 +61,7 @@ class BatchBuilder:
         for name, value in values.items():
             self._columns[name].append(value)
         self._classes.append(begun.slo_class)
+        self._admitted.append(answer.offset_us(begun.admitted_us))
         base = len(self._gaps)
         self._gaps.extend(answer.gaps_us)
         self._tokens.update((base + at, tokens) for at, tokens in answer.chunk_tokens.items())
@@ -69,7 +71,9 @@ class BatchBuilder:
         """Whether the batch is to be taken."""
         if not len(self):
             return False
-        size = encoded_bytes(len(self), len(self._gaps), chunk_tokens=True, merged=True, slo_class=True)
+        size = encoded_bytes(
+            len(self), len(self._gaps), chunk_tokens=True, merged=True, slo_class=True, admitted_us=True
+        )
         return size >= limits.BATCH_TARGET_BYTES or now_us - self._opened_us >= limits.BATCH_TARGET_S * 1e6
 
     def take(self) -> bytes:
@@ -80,12 +84,14 @@ class BatchBuilder:
         merged = np.zeros(len(gaps), dtype="u1")
         merged[self._merged] = 1
         classes = np.array(self._classes, dtype="u1")
+        admitted = np.array(self._admitted, dtype="<u4")
         batch = TimingBatch(
             **{name: np.array(values, dtype=_DTYPES[name]) for name, values in self._columns.items()},
             gap_us=gaps,
             chunk_tokens=tokens if self._tokens else None,
             merged=merged if self._merged else None,
             slo_class=classes if bool(np.any(classes)) else None,
+            admitted_us=admitted if bool(np.any(admitted)) else None,
         )
         self._clear()
         return encode(batch)
@@ -93,6 +99,7 @@ class BatchBuilder:
     def _clear(self) -> None:
         self._columns = {name: [] for name in _DTYPES}
         self._classes = []
+        self._admitted = []
         self._gaps = array("I")
         self._tokens = {}
         self._merged = []

@@ -16,6 +16,7 @@ from scoot.benchmark.batching import BatchBuilder
 from scoot.benchmark.channel import Channel
 from scoot.benchmark.clock import CpuWatch, StealWatch, monotonic_ns, stamps_ns
 from scoot.benchmark.crew import Member
+from scoot.benchmark.host_cpu import OthersWatch
 from scoot.benchmark.messages import (
     Abandon,
     Frame,
@@ -30,6 +31,7 @@ from scoot.benchmark.messages import (
     Trouble,
 )
 from scoot.benchmark.plan import LoadProgress
+from scoot.benchmark.pulse import Pulse
 from scoot.wire.assignment import Phase
 from scoot.wire.columns import RequestStatus
 from scoot.wire.errors import PermanentInfraError
@@ -77,6 +79,7 @@ class Conductor:
         warm_up: whether runs begin with a warm-up window.
         spool: called with every encoded batch.
         report: called with progress, for display; must not block.
+        own_root: see LoadPlan.
     """
 
     def __init__(
@@ -87,7 +90,9 @@ class Conductor:
         warm_up: bool,
         spool: Callable[[bytes], None],
         report: Callable[[LoadProgress], None],
+        own_root: int = 0,
     ) -> None:
+        self._own_root = own_root
         self._members = members
         self._runs = runs
         self._warm_up = warm_up
@@ -107,6 +112,7 @@ class Conductor:
         self._phase = Phase.WARM_UP if self._warm_up else Phase.MEASURE
         self._sent = self._completed = self._failed = self._tokens = 0
         self._lag_ns = 0
+        self._pulse = Pulse()
         self._reads = self._late_reads = 0
         self._kernel = True
         self._ttft_us: list[int] = []
@@ -150,7 +156,7 @@ class Conductor:
         return audits
 
     async def _conduct(self) -> LoadAudit:
-        cpu, steal = CpuWatch(), StealWatch()
+        others, cpu, steal = OthersWatch(self._own_root), CpuWatch(), StealWatch()
         self._zero_ns = monotonic_ns() + _START_NS
         self._tell_all(Go(self._zero_ns))
         self._tell()
@@ -158,10 +164,11 @@ class Conductor:
         if len(self._batch):
             self._spool(self._batch.take())
         self._tell()
-        return self._audit(cpu, steal)
+        return self._audit(cpu, steal, others)
 
-    def _audit(self, cpu: CpuWatch, steal: StealWatch) -> LoadAudit:
+    def _audit(self, cpu: CpuWatch, steal: StealWatch, others: OthersWatch) -> LoadAudit:
         audits = [sender.audit for sender in self._senders if sender.audit is not None]
+        other_cpu_s, host_cpus = others.look()
         return LoadAudit(
             run=self._run,
             cpu_share=max(audit.cpu_share for audit in audits),
@@ -179,6 +186,8 @@ class Conductor:
             pinned=tuple(audit.pinned for audit in audits if audit.pinned is not None),
             stolen_s=steal.stolen_s(),
             connections=sum(audit.connections for audit in audits),
+            other_cpu_s=other_cpu_s,
+            host_cpus=host_cpus,
         )
 
     async def _until(self, done: Callable[[], bool], *, gone_is_fine: bool = False) -> None:
@@ -235,13 +244,17 @@ class Conductor:
             answers[begun.index] = Answer(begun)
             if begun.sent_us is not None:
                 self._sent += 1
-                self._late_us.append(begun.sent_us - begun.intended_us)
+                due_us = begun.intended_us if begun.admitted_us is None else begun.admitted_us
+                self._late_us.append(begun.sent_us - due_us)
+                self._pulse.sent(begun.replica, begun.sent_us)
         decided = self._on_reads(answers, frame)
         failed = 0
         for ended in frame.ended:
             answer = answers.pop(ended.index)
             answer.end(ended)
             decided.discard(ended.index)
+            if answer.begun.sent_us is not None:
+                self._pulse.ended(answer.begun.replica)
             # What the sender took for a success, since only its body tells of the error.
             failed += ended.status == RequestStatus.OK and answer.status not in _SEEN_BY_SENDER
             self._account(answer)
@@ -263,6 +276,8 @@ class Conductor:
         arrived_ns = stamps_ns(stamps, read_ns, frame.offset_ns)
         self._note_reads(stamps, np.array(read_ns, dtype=np.int64) - arrived_ns - frame.patience_ns)
         stamps_us: list[int] = ((arrived_ns - self._zero_ns) // _NS_PER_US).tolist()
+        for replica, at_us in {answers[i].begun.replica: at for i, at in zip(indices, stamps_us, strict=True)}.items():
+            self._pulse.read(replica, at_us)
         for index, stamp_us, data in zip(indices, stamps_us, pieces, strict=True):
             answer = answers[index]
             waiting = answer.first_us is None
@@ -329,10 +344,7 @@ class Conductor:
         self._reported_ns = monotonic_ns()
         live = [answer for sender in self._senders for answer in sender.answers.values()]
         states = [sender.state for sender in self._senders if sender.state is not None]
-        outstanding = sum(state.outstanding for state in states)
-        silent_us = 0
-        if outstanding:
-            silent_us = max(0, self._now_us() - max(state.alive_us for state in states if state.outstanding))
+        replica, silent_us = self._pulse.silent(self._now_us())
         self._report(
             LoadProgress(
                 phase=self._phase,
@@ -341,8 +353,9 @@ class Conductor:
                 completed=self._completed,
                 failed=self._failed,
                 tokens=self._tokens + sum(answer.output_tokens for answer in live),
-                outstanding=outstanding,
+                outstanding=sum(state.outstanding for state in states),
                 silent_s=silent_us / 1e6,
+                silent_replica=replica,
                 ttft_ms=_median_ms(self._ttft_us),
                 itl_ms=_median_ms([a.gaps_us[-1] for a in live if len(a.gaps_us) > 1]),
                 lateness_ms=_median_ms(self._late_us),

@@ -24,8 +24,10 @@ class Exchange:
     Attributes:
         ask: what was asked.
         index: its position in the run's schedule.
-        replica: index of the target it went to.
+        replica: index of the target it went to; 0 until it is admitted.
         deadline_us: when it counts as failed.
+        admitted_us: when it was due to be sent, which is its intended start where it did not have to wait; None until
+            then.
         sent_us: when it was handed to the kernel, None until then.
         end_us: last byte of the answer, or when the transport failed; None until ended.
         status: how the transport ended: OK, a whole HTTP response of any status; None until ended.
@@ -36,6 +38,7 @@ class Exchange:
         "_chunked",
         "_parser",
         "_pending",
+        "admitted_us",
         "ask",
         "deadline_us",
         "end_us",
@@ -46,11 +49,12 @@ class Exchange:
         "status",
     )
 
-    def __init__(self, ask: Ask, *, replica: int, deadline_us: int) -> None:
+    def __init__(self, ask: Ask, *, deadline_us: int) -> None:
         self.ask = ask
         self.index = ask.index
-        self.replica = replica
+        self.replica = 0
         self.deadline_us = deadline_us
+        self.admitted_us: int | None = None
         self.sent_us: int | None = None
         self.end_us: int | None = None
         self.status: RequestStatus | None = None

@@ -15,7 +15,10 @@ class _Message(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Begun(_Message, frozen=True, array_like=True, gc=False):
-    """A request was sent, or could not be (then `sent_us` is None). Fields as in Ask."""
+    """A request was sent, or could not be (then `sent_us` is None). Fields as in Ask.
+
+    `admitted_us` is when it was let in; None for never, so that it was not sent either.
+    """
 
     index: int
     intended_us: int
@@ -26,9 +29,10 @@ class Begun(_Message, frozen=True, array_like=True, gc=False):
     slo_class: int
     replica: int
     sent_us: int | None
+    admitted_us: int | None
 
     @staticmethod
-    def of(ask: Ask, replica: int, sent_us: int | None) -> Begun:
+    def of(ask: Ask, replica: int, sent_us: int | None, admitted_us: int | None) -> Begun:
         """The message about `ask`."""
         return Begun(
             ask.index,
@@ -40,6 +44,7 @@ class Begun(_Message, frozen=True, array_like=True, gc=False):
             ask.slo_class,
             replica,
             sent_us,
+            admitted_us,
         )
 
 
@@ -58,12 +63,10 @@ class SenderState(_Message, frozen=True, array_like=True, gc=False):
     Attributes:
         phase: value of scoot.wire.assignment.Phase.
         outstanding: requests begun and not ended.
-        alive_us: when a stream last brought a byte, or the first request after a pause was sent.
     """
 
     phase: str
     outstanding: int
-    alive_us: int
 
 
 class SenderAudit(_Message, frozen=True, array_like=True, gc=False):

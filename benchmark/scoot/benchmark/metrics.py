@@ -23,8 +23,8 @@ def summarise(batch: TimingBatch, *, run: int) -> Metrics:
     """Metrics of the measured requests of `run`, without goodput (see goodput.py).
 
     Warm-up, cool-down and other runs are left out; nothing else is. Latencies are over completed (OK) requests,
-    lateness over every request that was sent, failures over all. Only requests that have a token count for TTFT, only
-    those with two or more tokens for TPOT.
+    lateness over every request that was sent, admission over every one that was admitted, failures over all. Only
+    requests that have a token count for TTFT, only those with two or more tokens for TPOT.
 
     Args:
         batch: finished requests, of any runs and phases, in any order.
@@ -36,8 +36,11 @@ def summarise(batch: TimingBatch, *, run: int) -> Metrics:
     completed = int(ok.sum())
 
     intended = batch.intended_us[measured].astype(np.int64)
-    late = batch.sent_us[measured].astype(np.int64)
-    was_sent = late != NONE_US
+    sent = batch.sent_us[measured].astype(np.int64)
+    was_sent = sent != NONE_US
+    waited = batch.admitted_us is not None
+    admitted = np.zeros(count, np.int64) if batch.admitted_us is None else batch.admitted_us[measured].astype(np.int64)
+    was_admitted = admitted != NONE_US
     end = batch.end_us[ok].astype(np.int64)
     duration_s = window_s(batch, measured)
     input_tokens = int(batch.input_tokens[ok].sum(dtype=np.int64))
@@ -58,7 +61,7 @@ def summarise(batch: TimingBatch, *, run: int) -> Metrics:
         output_token_throughput=_per_s(output_tokens, duration_s),
         input_token_throughput=_per_s(input_tokens, duration_s),
         offered_rate=_rate(intended),
-        achieved_rate=_rate((intended + late)[was_sent]),
+        achieved_rate=_rate((intended + sent)[was_sent]),
         ttft_ms=distribution(first, per_unit=_US_PER_MS),
         tpot_ms=distribution(tpot_us(batch, several), per_unit=_US_PER_MS),
         itl_ms=distribution(batch.gap_us[chunk_ok & ~_first_chunks(batch) & ~merged], per_unit=_US_PER_MS),
@@ -66,11 +69,13 @@ def summarise(batch: TimingBatch, *, run: int) -> Metrics:
         e2e_ms=distribution(end, per_unit=_US_PER_MS),
         ttft_from_send_ms=distribution(first - batch.sent_us[answered], per_unit=_US_PER_MS),
         e2e_from_send_ms=distribution(end - batch.sent_us[ok], per_unit=_US_PER_MS),
-        lateness_ms=distribution(late[was_sent], per_unit=_US_PER_MS),
+        lateness_ms=distribution((sent - admitted)[was_sent], per_unit=_US_PER_MS),
         output_tokens=output_tokens,
         input_tokens=input_tokens,
         merged_share=_share(merged, chunk_ok),
         multi_token_share=_share(_above(batch.chunk_tokens, 1, len(chunk_ok)) & ~merged, chunk_ok),
+        admission_ms=distribution(admitted[was_admitted], per_unit=_US_PER_MS) if waited else None,
+        admitted_rate=_rate((intended + admitted)[was_admitted]) if waited else 0.0,
     )
 
 

@@ -66,6 +66,8 @@ class LoadPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         senders: sending processes; 0 lets the offered load decide.
         priority: see Priority.
         cpus: CPUs the sending processes are pinned to, one each in turn; empty for none.
+        own_root: a process of this host. What is neither it nor below it is others', whose CPU time the audit tells.
+            0: whose is whose is not known, and the audit says nothing of it.
     """
 
     targets: tuple[str, ...]
@@ -90,6 +92,7 @@ class LoadPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     senders: int = 0
     priority: Priority = Priority.NORMAL
     cpus: tuple[int, ...] = ()
+    own_root: int = 0
 
 
 class LoadProgress(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,7 +104,9 @@ class LoadProgress(msgspec.Struct, frozen=True, kw_only=True):
         sent, completed, failed: requests of the current run.
         tokens: output tokens of the current run.
         outstanding: requests sent and not ended.
-        silent_s: seconds since any stream last brought a byte while something was outstanding, else 0.
+        silent_s: seconds since the replica that has been silent longest brought a byte, of those where something is
+            outstanding; else 0.
+        silent_replica: that replica's index.
         ttft_ms, lateness_ms: medians since the line before (TTFT from the intended start), for display; None where
             nothing came.
         itl_ms: median over the streams under way of each one's latest gap; None without.
@@ -115,6 +120,7 @@ class LoadProgress(msgspec.Struct, frozen=True, kw_only=True):
     tokens: int
     outstanding: int
     silent_s: float
+    silent_replica: int = 0
     ttft_ms: float | None = None
     itl_ms: float | None = None
     lateness_ms: float | None = None

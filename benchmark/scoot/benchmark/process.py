@@ -110,15 +110,17 @@ def _routes(plan: LoadPlan) -> tuple[Route, ...]:
 def senders_wanted(plan: LoadPlan, rows: Sequence[TraceRow], cpus: int) -> int:
     """How many sending processes a load takes; no more than leave one CPU for the rest.
 
-    One per SENDER_TOKENS_S tokens, SENDER_REQUESTS_S requests and SENDER_USERS users.
+    One per SENDER_TOKENS_S tokens, SENDER_REQUESTS_S requests and SENDER_USERS users. Each has a share of the requests
+    that may be in flight, so there are no more than those.
     """
-    if plan.senders:
-        return plan.senders
     arrivals = plan.workload.arrivals
+    most = arrivals.max_in_flight or math.inf
+    if plan.senders:
+        return int(min(plan.senders, most))
     rate = arrivals.rate or 0.0
     tokens = sum(row.output_tokens for row in rows) / len(rows)
     load = max(rate * tokens / SENDER_TOKENS_S, rate / SENDER_REQUESTS_S, (arrivals.users or 0) / SENDER_USERS)
-    return max(1, min(math.ceil(load), cpus - 1))
+    return int(max(1, min(math.ceil(load), cpus - 1, most)))
 
 
 class LoadProcess:
@@ -148,6 +150,7 @@ class LoadProcess:
             warm_up=self._plan.workload.warm_up_s > 0,
             spool=self._spool.append,
             report=self._reporter.send,
+            own_root=self._plan.own_root,
         )
         return await conductor.execute(stop)
 

@@ -15,6 +15,7 @@ from typing import Final
 
 import msgspec
 
+from scoot.benchmark.admission import Admission
 from scoot.benchmark.ask import Ask
 from scoot.benchmark.clock import Alarm, CpuWatch, DispatchLead, ReceiveClock, WallWatch, monotonic_ns
 from scoot.benchmark.connection import PATIENCE_NS, Ancillary, Connection, Intake, Lost, Pool, Route, Special
@@ -56,7 +57,9 @@ class SenderSettings(msgspec.Struct, frozen=True, kw_only=True):
         warm_up_us: end of the warm-up window.
         timeout_us: a request is failed so long after its intended start.
         drain_us: longest wait after the last arrival.
-        waits: whether requests wait for answers (a closed loop, sessions), so that the end of one must be seen at once.
+        waits: whether requests wait for answers (a closed loop, sessions, a limit of those in flight), so that the end
+            of one must be seen at once.
+        most_in_flight: requests that are sent and have not ended, at most; None: no limit.
         priority, pinned: how and where this process is scheduled, for the audit.
     """
 
@@ -69,6 +72,7 @@ class SenderSettings(msgspec.Struct, frozen=True, kw_only=True):
     timeout_us: int
     drain_us: int
     waits: bool
+    most_in_flight: int | None
     priority: str
     pinned: int | None
 
@@ -97,6 +101,9 @@ class Sender:
         self._outstanding = [0] * len(self._pools)
         # Several senders start at different replicas, or the first would get all of a light load.
         self._order = [(settings.sender + i) % len(self._pools) for i in range(len(self._pools))]
+        self._admission: Admission[Exchange] = Admission(settings.most_in_flight)
+        self._admitting = False
+        # Waiting ones too, in the order of their intended starts.
         self._live: dict[int, Exchange] = {}
         self._connections: dict[int, Connection] = {}
         self._alarm: Alarm | None = None
@@ -106,7 +113,6 @@ class Sender:
         self._looking = False
         self._phase = Phase.WARM_UP if settings.warm_up_us else Phase.MEASURE
         self._drain_until_us: int | None = None
-        self._alive_us = 0
         self._dropped = 0
         self._largest_backlog = 0
         self._reads_before = 0
@@ -215,17 +221,37 @@ class Sender:
             self._alarm.set(None if self._alarm_ns == _FAR_NS else self._alarm_ns)
 
     def _begin(self, ask: Ask) -> None:
+        """Send what is due, or let it wait until it is admitted."""
+        exchange = Exchange(ask, deadline_us=ask.intended_us + self._settings.timeout_us)
+        if self._admission.enter(ask.index, exchange):
+            self._admit(exchange, ask.intended_us)
+        else:
+            self._live[ask.index] = exchange
+
+    def _admit_waiting(self) -> None:
+        """Send those for whom there is a place now: due since it was given back, or since they were intended."""
+        if self._admitting:
+            return  # one has ended in the loop below, which goes on
+        self._admitting = True
+        while (exchange := self._admission.admit()) is not None:
+            at_us = max(exchange.ask.intended_us, self._admission.free_us)
+            if at_us < exchange.deadline_us:
+                self._admit(exchange, at_us)
+            else:
+                self._expire(exchange)
+        self._admitting = False
+
+    def _admit(self, exchange: Exchange, at_us: int) -> None:
         """Choose a replica, the one with the fewest outstanding requests, and send."""
         outstanding = self._outstanding
         replica = 0 if len(outstanding) == 1 else min(self._order, key=outstanding.__getitem__)
-        exchange = Exchange(ask, replica=replica, deadline_us=ask.intended_us + self._settings.timeout_us)
+        exchange.replica = replica
+        exchange.admitted_us = at_us
         connection = self._pools[replica].acquire()
         if connection is not None:
             self._send(connection, exchange)
-        if not self._live:
-            self._alive_us = self._now_us()
         outstanding[replica] += 1
-        self._live[ask.index] = exchange
+        self._live[exchange.index] = exchange
         if connection is None:
             self._pools[replica].wait(exchange)
         else:
@@ -236,7 +262,7 @@ class Sender:
         connection.send(exchange, (self._settings.heads[exchange.replica], exchange.ask.body))
         exchange.sent_us = sent_us
         self._connections[exchange.ask.index] = connection
-        self._begun.append(Begun.of(exchange.ask, exchange.replica, sent_us))
+        self._begun.append(Begun.of(exchange.ask, exchange.replica, sent_us, exchange.admitted_us))
 
     # --- answers -----------------------------------------------------------------------------------------------------
 
@@ -316,8 +342,9 @@ class Sender:
                 connection, reusable=exchange.status is RequestStatus.OK and exchange.reusable
             )
         else:
-            self._begun.append(Begun.of(ask, exchange.replica, None))
-        self._outstanding[exchange.replica] -= 1
+            self._begun.append(Begun.of(ask, exchange.replica, None, exchange.admitted_us))
+        if exchange.admitted_us is not None:
+            self._outstanding[exchange.replica] -= 1
         self._dropped += exchange.status is RequestStatus.NOT_SENT
         end_us = exchange.end_us if exchange.end_us is not None else self._now_us()
         self._ended.append(
@@ -329,6 +356,8 @@ class Sender:
             )
         )
         self._feed.answered(ask, end_us, ok=exchange.succeeded)
+        self._admission.leave(ask.index, end_us)
+        self._admit_waiting()
         self._note_due()
         self._set_alarm()
         self._check_finished()
@@ -345,8 +374,6 @@ class Sender:
 
     def _flush(self, audit: SenderAudit | None = None) -> None:
         reads, self._intake.reads = self._intake.reads, []
-        if reads:
-            self._alive_us = max(self._alive_us, (reads[-1][1] - self._zero_ns) // _NS_PER_US)
         frame = Frame(
             made_ns=monotonic_ns(),
             begun=self._begun,
@@ -354,7 +381,7 @@ class Sender:
             patience_ns=PATIENCE_NS if self._intake.patient else 0,
             reads=reads,
             ended=self._ended,
-            state=SenderState(self._phase, len(self._live), self._alive_us),
+            state=SenderState(self._phase, len(self._live) - self._admission.waiting),
             audit=audit,
         )
         self._begun, self._ended = [], []
@@ -371,8 +398,8 @@ class Sender:
         self._loop.call_later(_TICK_S, self._tick, wall)
         now_us = self._now_us()
         for exchange in self._overdue(now_us):
-            exchange.end(now_us, RequestStatus.DEADLINE, "not finished at its deadline")
-            self._account(exchange)
+            if not exchange.ended:  # by the end of one before it
+                self._expire(exchange)
         wall.sample()
         self._advance(now_us)
         self._intake.patient = not self._settings.waits and self._is_calm()
@@ -396,6 +423,10 @@ class Sender:
         """Live requests past their deadline. They live in the order of their intended starts, hence of deadlines."""
         return list(itertools.takewhile(lambda exchange: exchange.deadline_us <= now_us, self._live.values()))
 
+    def _expire(self, exchange: Exchange) -> None:
+        exchange.end(self._now_us(), RequestStatus.DEADLINE, "not finished at its deadline")
+        self._account(exchange)
+
     def _advance(self, now_us: int) -> None:
         """Enter the phases that have come, each told, none left out; end the drain."""
         over = self._feed.over(now_us)
@@ -410,6 +441,7 @@ class Sender:
             self._end_all(RequestStatus.CANCELLED, "not finished when the drain ended")
 
     def _end_all(self, status: RequestStatus, message: str) -> None:
+        self._admission.close()
         for exchange in tuple(self._live.values()):
             exchange.end(self._now_us(), status, message)
             self._account(exchange)

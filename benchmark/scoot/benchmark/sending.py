@@ -16,6 +16,7 @@ from typing import Final
 import msgspec
 import uvloop
 
+from scoot.benchmark.admission import share_of
 from scoot.benchmark.channel import Channel
 from scoot.benchmark.clock import sharpen_timers
 from scoot.benchmark.connection import Route
@@ -103,6 +104,7 @@ class Sending:
         )
         feed = await preparation.feed(self._stop)
         workload = self._plan.workload
+        limit = workload.arrivals.max_in_flight
         settings = SenderSettings(
             run=run,
             sender=self._number,
@@ -115,7 +117,8 @@ class Sending:
             warm_up_us=round(workload.warm_up_s * 1e6),
             timeout_us=round(workload.request_timeout_s * 1e6),
             drain_us=round(workload.drain_s * 1e6),
-            waits=workload.arrivals.process is ArrivalProcess.CLOSED or workload.sessions,
+            waits=workload.arrivals.process is ArrivalProcess.CLOSED or workload.sessions or limit is not None,
+            most_in_flight=share_of(limit, self._number, self._senders),
             priority=self._priority,
             pinned=self._pinned,
         )

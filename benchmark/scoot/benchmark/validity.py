@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from scoot.wire.measurement import LoadAudit, Metrics, Validity
+from scoot.wire.measurement import LoadAudit, Metrics, Validity, other_cpu_share
 from scoot.wire.reasons import Reason
 from scoot.wire.spec import Limits
 
@@ -27,6 +27,7 @@ def judge(metrics: Metrics, audit: LoadAudit, limits: Limits) -> Validity:
     4. CLIENT_SATURATED: it read so seldom that the gaps between tokens are lost. Reads that a load generator with time
        to spare found merged were sent together by the server, and are no ground.
     5. TOO_FEW_REQUESTS: too few completed ones for the percentiles to mean anything.
+    6. HOST_NOISY: others used the host's CPUs meanwhile. The last, so that a run with this ground has no other.
     """
     grounds = (
         _clock_stepped(audit, limits),
@@ -35,6 +36,7 @@ def judge(metrics: Metrics, audit: LoadAudit, limits: Limits) -> Validity:
         _late(metrics, limits),
         _merged(metrics, audit, limits),
         _too_few(metrics, limits),
+        _noisy(audit, limits),
     )
     return next((ground for ground in grounds if ground is not None), Validity(valid=True))
 
@@ -78,16 +80,18 @@ def _fell_behind(metrics: Metrics, limits: Limits) -> Validity | None:
     """A rate that is short of the offered one, where late requests are what made it so.
 
     In a short window the drawn arrivals alone may end early; then nothing is late. A rate of 0 has no span to be of.
+    Where requests wait for admission, those that were admitted are what was due: the wait is the configuration's.
     """
     late = metrics.lateness_ms
-    if limits.achieved_share == 0 or late is None or metrics.offered_rate == 0 or metrics.achieved_rate == 0:
+    due_rate = metrics.offered_rate if metrics.admission_ms is None else metrics.admitted_rate
+    if limits.achieved_share == 0 or late is None or due_rate == 0 or metrics.achieved_rate == 0:
         return None
-    share = metrics.achieved_rate / metrics.offered_rate
+    share = metrics.achieved_rate / due_rate
     if share >= limits.achieved_share or (share < limits.achieved_share and late.max <= limits.lateness_p99_ms):
         return None
     return _invalid(
         Reason.CLIENT_SATURATED,
-        f"requests were sent at {metrics.achieved_rate:.4g}/s, {share:.1%} of the {metrics.offered_rate:.4g}/s that"
+        f"requests were sent at {metrics.achieved_rate:.4g}/s, {share:.1%} of the {due_rate:.4g}/s that"
         f" were due, limit {limits.achieved_share:.1%}; the latest was {late.max:.1f} ms late,"
         f" limit {limits.lateness_p99_ms:g} ms",
     )
@@ -134,6 +138,17 @@ def _too_few(metrics: Metrics, limits: Limits) -> Validity | None:
     return _invalid(
         Reason.TOO_FEW_REQUESTS,
         f"{metrics.completed} measured requests completed, at least {limits.min_requests} are needed",
+    )
+
+
+def _noisy(audit: LoadAudit, limits: Limits) -> Validity | None:
+    share = other_cpu_share(audit)
+    if limits.other_cpu_share == 0 or share is None or share <= limits.other_cpu_share:
+        return None
+    return _invalid(
+        Reason.HOST_NOISY,
+        f"others used {share:.0%} of the host's {audit.host_cpus} CPUs during the run,"
+        f" limit {limits.other_cpu_share:.0%}",
     )
 
 

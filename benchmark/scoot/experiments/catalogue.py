@@ -17,10 +17,11 @@ from typing import Final
 import msgspec
 
 from scoot.benchmark.profiles import PrefixGroup, Profile
-from scoot.experiments.services import USERS, TuningService
+from scoot.experiments.services import TuningService
 from scoot.simulator.dialect.registry import known_constraints
 from scoot.simulator.service import SimulatedService, resolve
 from scoot.simulator.settings import StartFailure
+from scoot.wire.client_parameters import USERS
 from scoot.wire.errors import UserError
 from scoot.wire.spec import (
     ArrivalProcess,

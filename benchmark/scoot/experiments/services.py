@@ -17,10 +17,8 @@ from scoot.coordinator.objective.outcome import outcomes_of
 from scoot.coordinator.optimizer.base import Problem
 from scoot.coordinator.space.space import Space
 from scoot.simulator.service import SimulatedService
+from scoot.wire import client_parameters
 from scoot.wire.spec import Config, Limits, Objective, Parameter, Workload
-
-USERS: Final = "users"
-"""The parameter of a closed loop's clients: it belongs to the load, not to the engine."""
 
 _DIVIDES: Final = "devices % {} == 0"
 
@@ -33,7 +31,7 @@ class TuningService(msgspec.Struct, frozen=True, kw_only=True):
         group: which part of the catalogue it belongs to, "paper", "today" or "story".
         stratum: services of one stratum are split between development and judging together.
         engine: generation, model, GPUs, and parameters that are not tuned.
-        workload: arrivals and windows. With the parameter `users`, of a closed loop whose users that parameter sets.
+        workload: arrivals and windows; the client's parameters (wire.client_parameters) replace what they stand for.
         profile: requests of its own; None where `workload` names a built-in profile.
         parameters: what is tuned, each with the engine's default.
         constraints: known ones.
@@ -88,16 +86,13 @@ def problem_of(service: TuningService) -> Problem:
 
 def engine_of(service: TuningService, config: Config) -> SimulatedService:
     """The engine with a configuration."""
-    tuned = {name: value for name, value in config.items() if name != USERS}
+    tuned = client_parameters.engine_config(config)
     return msgspec.structs.replace(service.engine, parameters={**service.engine.parameters, **tuned})
 
 
 def workload_of(service: TuningService, config: Config) -> Workload:
-    """The load of a configuration: everybody's the same, but for the users of a closed loop that are tuned."""
-    if USERS not in config:
-        return service.workload
-    arrivals = msgspec.structs.replace(service.workload.arrivals, users=int(config[USERS]))
-    return msgspec.structs.replace(service.workload, arrivals=arrivals)
+    """The load of a configuration: everybody's the same, but for what of the client is tuned."""
+    return client_parameters.workload_of(service.workload, config)
 
 
 def rows_of(service: TuningService, workload: Workload) -> tuple[TraceRow, ...]:

@@ -82,6 +82,7 @@ def stress(
             timeout_ns=round(workload.request_timeout_s * _NS),
             drain_ns=round(workload.drain_s * _NS),
             windows_end_ns=load.schedule.windows.end_us * 1000,
+            most_in_flight=workload.arrivals.max_in_flight,
             request_limit=resolved.request_limit,
             transport_ns=transport_ns,
             stall_ns=round(limits.stall_timeout_s * _NS),

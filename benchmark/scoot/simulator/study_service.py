@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from scoot.simulator.linear import Profile
 from scoot.simulator.service import SimulatedService
 from scoot.simulator.serving.target import PREFIX, read_target
+from scoot.wire.client_parameters import engine_config
 from scoot.wire.spec import Config, Parameter, Service
 from scoot.wire.topology import topology
 
@@ -16,7 +17,7 @@ def service_of_study(service: Service, config: Config, *, fitted: Profile | None
 
     Args:
         service: of a study; its engine is the simulated one.
-        config: the trial's parameters.
+        config: the trial's parameters; the client's among them are left out.
         fitted: what stands in the file that `simulated_profile` names, if it names one.
 
     Raises:
@@ -32,7 +33,7 @@ def service_of_study(service: Service, config: Config, *, fitted: Profile | None
         devices=topology(service, config).devices,
         link=target.link,
         max_model_len=service.max_model_len,
-        parameters={**fixed, **config},
+        parameters={**fixed, **engine_config(config)},
         start_scale=target.start_scale,
         profile=target.profile,
         fitted=fitted,

@@ -76,6 +76,8 @@ class TimingRecorder:
                 ask.phase,
                 exchange.status or RequestStatus.OK,
                 ask.slo_class,
+                # A load generator that takes no time sends at once what is admitted.
+                NONE_US if exchange.admitted_us is None else min(MAX_US, exchange.admitted_us - ask.intended_us),
             )
         )
         self._pending.append(exchange)
@@ -86,14 +88,14 @@ class TimingRecorder:
     def batch(self) -> TimingBatch:
         """Everything so far, in the order of the ends."""
         self._flush()
-        rows = np.array(self._rows, np.int64).reshape(len(self._rows), 10)
-        index, intended, end_ns, inputs, wanted, http, replica, phase, status, slo = rows.T
+        rows = np.array(self._rows, np.int64).reshape(len(self._rows), 11)
+        index, intended, end_ns, inputs, wanted, http, replica, phase, status, slo, admitted = rows.T
         chunks = _joined(self._parts)
         n = len(rows)
         columns = {
             "index": index,
             "intended_us": intended,
-            "sent_us": np.zeros(n, np.int64),
+            "sent_us": admitted,
             "first_us": np.where(chunks.counts > 0, _offsets(chunks.first_us, intended), NONE_US),
             "end_us": _offsets(end_ns // _NS_PER_US, intended),
             "input_tokens": inputs,
@@ -114,6 +116,7 @@ class TimingRecorder:
             chunk_tokens=several if several is not None and bool(np.any(several > 1)) else None,
             merged=merged if merged is not None and bool(merged.any()) else None,
             slo_class=slo.astype(np.uint8) if bool(slo.any()) else None,
+            admitted_us=admitted.astype(np.uint32) if bool(admitted.any()) else None,
         )
 
     def _flush(self) -> None:

@@ -1,8 +1,8 @@
 """One run in virtual time: requests against the replicas of an engine, from one event to the next. Pure; nothing waits.
 
 The client's side is the load generator's (scoot.benchmark.sender) without its own delays: it sends when a request is
-due, sees tokens when they are there, ends a request at its deadline, and everything when the drain is over. All times
-are integer nanoseconds since the start of the run.
+due and admitted, sees tokens when they are there, ends a request at its deadline, and everything when the drain is
+over. All times are integer nanoseconds since the start of the run.
 
 At one moment, in this order: steps end and the next ones begin; answers and aborts arrive; deadlines pass; requests are
 sent; replicas that were idle begin. So what is sent because of an answer is not in the step that begins with it.
@@ -17,6 +17,7 @@ from typing import Final
 
 import msgspec
 
+from scoot.benchmark.admission import Admission
 from scoot.benchmark.ask import Ask
 from scoot.benchmark.feed import Feed
 from scoot.simulator.load import MOST_REQUESTS, MOST_TOKENS, Keys
@@ -39,18 +40,21 @@ class Exchange:
 
     Attributes:
         ask: what was asked.
-        replica: where it went.
+        replica: where it went; 0 until it is admitted.
+        admitted_us: when it was due to be sent, which is its intended start where it did not have to wait; None until
+            then.
         http_status: of the answer; 0 until there is one.
         sequence: it in the replica; None where it was refused or has not arrived.
         status: how it ended for the client; None until then.
         end_ns: when.
     """
 
-    __slots__ = ("ask", "end_ns", "http_status", "replica", "sequence", "status")
+    __slots__ = ("admitted_us", "ask", "end_ns", "http_status", "replica", "sequence", "status")
 
-    def __init__(self, ask: Ask, replica: int) -> None:
+    def __init__(self, ask: Ask) -> None:
         self.ask = ask
-        self.replica = replica
+        self.replica = 0
+        self.admitted_us: int | None = None
         self.http_status = 0
         self.sequence: Served | None = None
         self.status: RequestStatus | None = None
@@ -64,6 +68,7 @@ class VirtualSettings(msgspec.Struct, frozen=True, kw_only=True):
         timeout_ns: a request is failed so long after its intended start.
         drain_ns: longest wait after the last arrival.
         windows_end_ns: end of the load's windows.
+        most_in_flight: requests that are sent and have not ended, at most; None: no limit.
         request_limit: most requests in a replica; one more is refused (HTTP 503). None: no limit.
         transport_ns: from the client to a replica, and back.
         stall_ns: the engine hangs when nothing at all has come for so long while something was asked; 0: never.
@@ -72,6 +77,7 @@ class VirtualSettings(msgspec.Struct, frozen=True, kw_only=True):
     timeout_ns: int
     drain_ns: int
     windows_end_ns: int
+    most_in_flight: int | None = None
     request_limit: int | None = None
     transport_ns: int = 0
     stall_ns: int = 0
@@ -127,7 +133,11 @@ class VirtualRun:
         self._steps: list[tuple[int, int, Step]] = []
         """(end, replica, step) of every replica that computes."""
         self._busy = [False] * len(replicas)
+        most = settings.most_in_flight
+        # None where all may go in: most simulations, and there are many of them.
+        self._gate: Admission[Exchange] | None = None if most is None else Admission(most)
         self._live: dict[int, Exchange] = {}
+        """Those that wait for admission, too."""
         self._deadlines: deque[Exchange] = deque()
         self._travelling: deque[tuple[int, Callable[[Exchange], None], Exchange]] = deque()
         """(when it arrives, what it does, whose) of everything between the client and the replicas."""
@@ -265,7 +275,7 @@ class VirtualRun:
         stall_ns = self._settings.stall_ns
         if stall_ns and self._live and now_ns > self._silent_ns:
             self._now_ns = max(self._now_ns, self._silent_ns)
-            self._hung = len(self._live)
+            self._hung = len(self._live) if self._gate is None else self._gate.inside
             return
         self._now_ns = max(self._now_ns, now_ns)
         while self._travelling and self._travelling[0][0] <= self._now_ns:
@@ -287,27 +297,35 @@ class VirtualRun:
 
     def _give_up(self, exchange: Exchange, status: RequestStatus) -> None:
         self._end(exchange, status)
-        self._send(self._abandoned, exchange)
+        if exchange.admitted_us is not None:
+            self._send(self._abandoned, exchange)
 
     def _deadline_ns(self, exchange: Exchange) -> int:
         return exchange.ask.intended_us * _NS_PER_US + self._settings.timeout_ns
 
     def _dispatch(self) -> None:
-        """Send what is due."""
-        feed, router = self._feed, self._router
+        """Send what was admitted meanwhile, and what is due."""
+        feed, gate = self._feed, self._gate
+        while gate is not None and (waited := gate.admit()) is not None:
+            self._admit(waited, max(waited.ask.intended_us, gate.free_us))
         due_us = feed.due_us()
         while due_us is not None and due_us * _NS_PER_US <= self._now_ns:
             ask = feed.take()
             self._take_stock(ask)
-            number = router.choose()
-            exchange = Exchange(ask, number)
+            exchange = Exchange(ask)
             if not self._live:
                 self._silent_ns = self._now_ns + self._settings.stall_ns
-            router.outstanding[number] += 1
             self._live[ask.index] = exchange
             self._deadlines.append(exchange)
-            self._send(self._asked_of, exchange)
+            if gate is None or gate.enter(ask.index, exchange):
+                self._admit(exchange, ask.intended_us)
             due_us = feed.due_us()
+
+    def _admit(self, exchange: Exchange, at_us: int) -> None:
+        exchange.admitted_us = at_us
+        exchange.replica = number = self._router.choose()
+        self._router.outstanding[number] += 1
+        self._send(self._asked_of, exchange)
 
     def _take_stock(self, ask: Ask) -> None:
         self._taken += 1
@@ -333,18 +351,23 @@ class VirtualRun:
         exchange.end_ns = self._now_ns
         ask = exchange.ask
         del self._live[ask.index]
-        self._router.outstanding[exchange.replica] -= 1
+        if exchange.admitted_us is not None:
+            self._router.outstanding[exchange.replica] -= 1
         self._feed.answered(ask, self._now_ns // _NS_PER_US, ok=status is RequestStatus.OK)
+        if self._gate is not None:
+            self._gate.leave(ask.index, self._now_ns // _NS_PER_US)
         self._client_ns = min(self._client_ns, self._next_due_ns())
         self._tell(exchange)
 
     def _end_all(self) -> None:
         """The engine is gone: its connections are closed, and those to its other replicas are given up."""
         for exchange in tuple(self._live.values()):
-            here = self._died is not None and exchange.replica == self._dead
+            here = self._died is not None and exchange.admitted_us is not None and exchange.replica == self._dead
             self._end(exchange, RequestStatus.CLOSED_EARLY if here else RequestStatus.CANCELLED)
 
     def _next_due_ns(self) -> int:
+        if self._gate is not None and self._gate.ready:
+            return self._now_ns
         due_us = self._feed.due_us()
         return _FAR_NS if due_us is None else max(self._now_ns, due_us * _NS_PER_US)
 

@@ -12,7 +12,9 @@ import msgspec
 from scoot.benchmark.trace_row import TraceRow
 from scoot.benchmark.workload import ResolvedWorkload, profile_rows, resolve
 from scoot.simulator.serving.target import ENGINE_NAME
+from scoot.simulator.study_service import default_of
 from scoot.wire import limits
+from scoot.wire.client_parameters import workload_of
 from scoot.wire.errors import UserError
 from scoot.wire.spec import Limits, Parameter, Service, StudySpec, Workload
 from scoot.wire.study_file import located, parse_study
@@ -32,7 +34,7 @@ class WorkloadFile(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         path, text: of the file.
-        workload: with the path of its trace absolute.
+        workload: with the path of its trace absolute, and as trial 0 has it where parameters of the client are tuned.
         limits: of its [limits], else the defaults.
         service, parameters: of a study of the simulated engine; None and empty for other files.
     """
@@ -111,10 +113,11 @@ def _read(path: str) -> str:
 
 def _with_trace(spec: StudySpec, folder: Path) -> Workload:
     """The workload with its trace's path made absolute: in a file it is relative to that."""
-    trace = spec.workload.trace
+    workload = workload_of(spec.workload, default_of(spec.parameters))
+    trace = workload.trace
     if trace is None:
-        return spec.workload
-    return msgspec.structs.replace(spec.workload, trace=str((folder / Path(trace).expanduser()).resolve()))
+        return workload
+    return msgspec.structs.replace(workload, trace=str((folder / Path(trace).expanduser()).resolve()))
 
 
 def _trace_rows(workload: Workload) -> tuple[TraceRow, ...]:

@@ -13,8 +13,8 @@ from scoot.simulator.serving.target import ENGINE_NAME, read_target
 from scoot.simulator.shapes import model_named
 from scoot.wire import limits
 from scoot.wire.errors import UserError
-from scoot.wire.spec import Service, StudySpec
-from scoot.wire.topology import TENSOR_PARALLEL_NAMES, topology
+from scoot.wire.spec import Config, Service, StudySpec
+from scoot.wire.topology import degree_names, topology
 
 OWN_ENGINES: Final = frozenset({"mock", ENGINE_NAME})
 """Engines that are part of SCOOT: they run in this environment, and need neither weights nor memory."""
@@ -83,10 +83,14 @@ def slots_of(spec: StudySpec) -> int | None:
     if service.device != "cpu":
         return None
     largest = topology(service, {}).devices
-    for parameter in spec.parameters:
-        if parameter.name in TENSOR_PARALLEL_NAMES and service.devices is None:
+    if service.devices is None:
+        names = {name for names in degree_names(service, {}) for name in names}
+        most: Config = {}
+        for parameter in spec.parameters:
             degrees = [v for v in (*parameter.choices, parameter.high) if isinstance(v, int | float)]
-            largest = max(largest, int(max(degrees, default=1)) * service.replicas)
+            if parameter.name in names:
+                most[parameter.name] = int(max(degrees, default=1))
+        largest = max(largest, topology(service, most).devices)
     return min(limits.DEVICES_PER_AGENT, largest * spec.budget.parallelism)
 
 

@@ -52,7 +52,16 @@ def catalogue() -> None:
 @AS_JSON
 def show(engine: str, version: str, everything: bool, file: Path | None, as_json: bool) -> None:
     """List an engine's options: what they are, and how they are tuned. VERSION: the latest known if left out."""
-    overlay, found = overlay_of(engine), _catalogue(engine, version, file)
+    show_catalogue(engine, _catalogue(engine, version, file), everything=everything, as_json=as_json)
+
+
+def show_catalogue(engine: str, found: Catalogue | None, *, everything: bool, as_json: bool) -> None:
+    """Print an engine's options.
+
+    Raises:
+        UserError: nothing is known of the engine.
+    """
+    overlay = overlay_of(engine)
     rows = rows_of(found, overlay, everything=everything)
     if as_json:
         print_json({"engine": engine, "about": overlay.about, "catalogue": _head(found), "options": rows})

@@ -15,6 +15,7 @@ from scoot.cli import codec
 from scoot.cli.exits import CoordinatorUnreachableError
 from scoot.v1 import agent_service_pb2, study_service_pb2, study_service_pb2_grpc
 from scoot.wire import limits
+from scoot.wire.catalogue.option import Catalogue, decode_catalogue
 from scoot.wire.endpoint import Endpoint, TlsFiles, require_tls
 from scoot.wire.errors import PermanentInfraError, RemoteProtocolError, UserError
 from scoot.wire.spec import StudySpec
@@ -124,6 +125,13 @@ class Coordinator:
         async with self._errors():
             reply = await self._stub.ListAgents(study_service_pb2.ListAgentsRequest(), timeout=_CALL_S)
         return tuple(codec.agent(message) for message in reply.agents)
+
+    async def get_catalogue(self, engine: str, agent_id: str = "") -> Catalogue:
+        """The options of an engine as a connected agent's installation lists them; `agent_id` "": any agent's."""
+        request = study_service_pb2.GetCatalogueRequest(engine=engine, agent_id=agent_id)
+        async with self._errors():
+            reply = await self._stub.GetCatalogue(request, timeout=_CALL_S)
+        return decode_catalogue(reply.json, path=f"{engine} at {self.endpoint}")
 
     async def wait_ready(self, timeout_s: float) -> None:
         """Wait until there is a connection."""

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from scoot.cli.progress import Progress, TrialRow, events, progress
-from scoot.cli.text import duration, number, percent, scalar
+from scoot.cli.text import duration, number, one_line, percent, scalar
 from scoot.wire.states import TrialState
 from scoot.wire.view import StudyDetail
 
@@ -83,6 +83,10 @@ class LiveDisplay:
 
     def update(self, detail: StudyDetail) -> None:
         """Show `detail` from the next renewal on."""
+        said = self._detail.study.notes if self._detail is not None else ()
+        for note in detail.study.notes:
+            if note not in said:
+                self.note(f"note: {one_line(note)}")
         self._detail = detail
         if self._live is None:
             self._live = Live(

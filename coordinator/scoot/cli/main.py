@@ -11,6 +11,7 @@ import click
 
 from scoot.cli.catalogue_command import catalogue
 from scoot.cli.doctor import doctor
+from scoot.cli.engines_command import engines
 from scoot.cli.exits import MEANING, ChildDiedError, CoordinatorUnreachableError, Exit
 from scoot.cli.host_commands import agents, validate
 from scoot.cli.study_commands import cancel, list_studies, report, results, status, submit, watch
@@ -84,6 +85,7 @@ for _command in (
     report,
     why_command,
     agents,
+    engines,
     validate,
     catalogue,
     doctor,

@@ -247,6 +247,8 @@ def events(before: StudyDetail | None, after: StudyDetail) -> tuple[str, ...]:
     lines: list[str] = []
     if before is None:
         lines.append(f"study {after.study.study_id} {title(after)}")
+    said = before.study.notes if before else ()
+    lines += [f"note: {one_line(note)}" for note in after.study.notes if note not in said]
     state = after.study.state
     news = state is not (before.study.state if before else StudyState.SEARCHING)
     if news and state is StudyState.CONFIRMING:
@@ -257,7 +259,7 @@ def events(before: StudyDetail | None, after: StudyDetail) -> tuple[str, ...]:
         previous = old.get(trial.number)
         if previous is not None and (previous.state, previous.attempts) == (trial.state, trial.attempts):
             continue
-        line = _trial_event(trial_row(after, trial, now_s), previous)
+        line = _trial_event(trial_row(after, trial, now_s), previous, trial.attempts)
         if line:
             lines.append(line)
     best = after.study.best_trial
@@ -271,13 +273,14 @@ def events(before: StudyDetail | None, after: StudyDetail) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def _trial_event(row: TrialRow, previous: Trial | None) -> str:
+def _trial_event(row: TrialRow, previous: Trial | None, attempts: int) -> str:
     head = f"trial {row.number}"
     if row.state is TrialState.PENDING:
         return f"{head} will run again: {row.note or row.status}" if previous is not None else ""
     if row.state is TrialState.RUNNING:
         config = " ".join(f"{name}={scalar(value)}" for name, value in row.changes.items())
-        return f"{head} ({row.label}) started on {row.agent or 'an agent'}" + (f": {config}" if config else "")
+        again = " again" if attempts > 1 else ""
+        return f"{head} ({row.label}) started{again} on {row.agent or 'an agent'}" + (f": {config}" if config else "")
     took = f" in {row.duration_s:.1f} s" if row.duration_s else ""
     what = ", ".join(map(str, row.figures)) if row.state is TrialState.SUCCEEDED else row.note
     return f"{head} ({row.label}) {row.state.value}{took}" + (f": {what}" if what else "")
@@ -319,7 +322,8 @@ def _findings(detail: StudyDetail) -> tuple[str, ...]:
         )
         lines += [f"  {figure}" for figure in figures(detail, confirmed or best)]
     promised = _confirmed(detail, "confirm-default") if lead is Lead.LOST or confirmed is None else confirmed
-    return (*lines, *_promise(detail, promised), *_limits(detail, promised or best))
+    spared = [one_line(sentence) for sentence in detail.study.spared]
+    return (*lines, *_promise(detail, promised), *_limits(detail, promised or best), *spared)
 
 
 def _confirmed(detail: StudyDetail, source: str) -> Trial | None:

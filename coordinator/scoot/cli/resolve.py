@@ -13,6 +13,7 @@ from scoot.benchmark.workload import profile_rows, resolve
 from scoot.cli.files import read_text
 from scoot.cli.validators import Metric, Outcome, SpaceSize, check_method, goal_of, space_of
 from scoot.wire import limits
+from scoot.wire.client_parameters import largest_load
 from scoot.wire.errors import UserError
 from scoot.wire.spec import StudySpec
 from scoot.wire.study_file import check_study, located, parse_study
@@ -56,7 +57,7 @@ def resolve_study(path: Path, overrides: Sequence[str] = ()) -> ResolvedStudy:
         goal = goal_of(spec)
         check_method(spec.optimizer.method, objectives=len(spec.objectives))
         space = space_of(spec)
-        rows = profile_rows(spec.workload) if spec.workload.trace is None else _trace_rows(spec)
+        rows = profile_rows(largest_load(spec)) if spec.workload.trace is None else _trace_rows(spec)
         resolved = resolve(spec.workload, max_model_len=spec.service.max_model_len, rows=rows)
     except UserError as error:
         # An error inside the trace names the trace and its own line.

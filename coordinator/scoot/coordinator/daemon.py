@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator, Coroutine, Sequence
 from typing import Any
 
 from scoot.coordinator.config import CoordinatorConfig
-from scoot.coordinator.optimizer.base import Ask
 from scoot.coordinator.report.build import build_results
 from scoot.coordinator.report.results import Results
 from scoot.coordinator.rpc.agents import AgentServicer
@@ -23,16 +22,18 @@ from scoot.coordinator.runtime.clock import Clock, SystemClock
 from scoot.coordinator.runtime.kernel import Kernel
 from scoot.coordinator.runtime.leases import LeaseTable
 from scoot.coordinator.runtime.measure import measure
+from scoot.coordinator.runtime.suggesting import Suggester
 from scoot.coordinator.runtime.writer import StoreThread
 from scoot.coordinator.solver.pool import Solver
-from scoot.coordinator.solver.result import SolverResult
 from scoot.coordinator.store.base import Segment, Store
 from scoot.coordinator.study.draft import CoordinatorState
 from scoot.coordinator.study.effects import Effect, Measure, RequestSuggestions
-from scoot.coordinator.study.events import Event, Measured, Suggested, SuggestedConfig
-from scoot.coordinator.study.history import observations
+from scoot.coordinator.study.events import Event, Measured
+from scoot.coordinator.study.options import Advice, advise
+from scoot.wire.catalogue.option import Catalogue
 from scoot.wire.endpoint import Endpoint, parse_endpoint
-from scoot.wire.errors import LocalProtocolError, SolverError, TransientError, UserError
+from scoot.wire.errors import LocalProtocolError, TransientError
+from scoot.wire.spec import StudySpec
 
 _log = logging.getLogger(__name__)
 
@@ -68,6 +69,7 @@ class Coordinator:
         self._progress = ProgressTable()
         self._changes = ChangeHub()
         self._sessions = Sessions(self, self._progress, self._changes)
+        self._suggester = Suggester(solver, self._sessions.engines)
         self._kernel = Kernel(store, self._writer, self._clock, perform=self._perform, changed=self._changes.notify)
         self._group: asyncio.TaskGroup | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -100,6 +102,15 @@ class Coordinator:
     async def add_segments(self, segments: Sequence[Segment]) -> None:
         """Keep timing batches durably."""
         await self._writer.run(self._store.add_segments, segments)
+
+    def advice(self, spec: StudySpec) -> Advice:
+        """What a study is told at its submission; UserError where its engine would refuse an option."""
+        engine = spec.service.engine
+        return advise(spec, self._sessions.engines.catalogue(engine), self._sessions.engines.version(engine))
+
+    def catalogue(self, engine: str, agent_id: str) -> Catalogue | None:
+        """The options of an engine as a connected agent has it; None where none has told."""
+        return self._sessions.engines.catalogue(engine, agent_id)
 
     def results(self, study_id: str) -> Results:
         """The study's results as they stand."""
@@ -175,31 +186,7 @@ class Coordinator:
 
     async def _suggest(self, effect: RequestSuggestions) -> None:
         study = self.state.studies[effect.study_id]
-        ask = Ask(
-            spec=study.spec,
-            history=observations(study, self.state.trials[effect.study_id].values()),
-            n=effect.n,
-            call=effect.call,
-            seed=study.spec.optimizer.seed,
-        )
-        try:
-            result = await self._solver.suggest(study.spec.optimizer.method, ask, study.spec.budget.ask_deadline_s)
-        except (UserError, SolverError) as error:
-            # Not even Sobol has an answer: the search ends here, what it found is confirmed and reported.
-            result = SolverResult(suggestions=(), fallback=f"no suggestions: {error}")
-        if result.fallback:
-            _log.warning("study %s, call %d: %s", effect.study_id, effect.call, result.fallback)
-        await self._until_taken(
-            Suggested(
-                study_id=effect.study_id,
-                call=effect.call,
-                suggestions=tuple(
-                    SuggestedConfig(config=s.config, source=s.source, explanation=s.explanation)
-                    for s in result.suggestions
-                ),
-                note=result.fallback,
-            )
-        )
+        await self._until_taken(await self._suggester.suggest(effect, study, self.state.trials[effect.study_id]))
 
     async def _measure(self, effect: Measure) -> None:
         attempt = self.state.attempts[effect.attempt_id]

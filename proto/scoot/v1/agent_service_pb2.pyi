@@ -21,6 +21,30 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _CheckState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CheckStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CheckState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CHECK_STATE_UNSPECIFIED: _CheckState.ValueType  # 0
+    CHECK_STATE_OK: _CheckState.ValueType  # 1
+    """Accepted; its start may still fail."""
+    CHECK_STATE_INVALID: _CheckState.ValueType  # 2
+    CHECK_STATE_UNKNOWN: _CheckState.ValueType  # 3
+    """Nobody could be asked."""
+
+class CheckState(_CheckState, metaclass=_CheckStateEnumTypeWrapper):
+    """What an engine's own argument check says of a configuration."""
+
+CHECK_STATE_UNSPECIFIED: CheckState.ValueType  # 0
+CHECK_STATE_OK: CheckState.ValueType  # 1
+"""Accepted; its start may still fail."""
+CHECK_STATE_INVALID: CheckState.ValueType  # 2
+CHECK_STATE_UNKNOWN: CheckState.ValueType  # 3
+"""Nobody could be asked."""
+Global___CheckState: _TypeAlias = CheckState  # noqa: Y015
+
 class _BatchVerdict:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -90,21 +114,25 @@ class EngineOffer(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    CHECKS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     version: _builtins.str
     """"" when the probe failed."""
     error: _builtins.str
     """Why the probe failed, "" when it did not."""
+    checks: _builtins.bool
+    """Whether CheckConfigs about it is answered."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         version: _builtins.str = ...,
         error: _builtins.str = ...,
+        checks: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "name", b"name", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checks", b"checks", "error", b"error", "name", b"name", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -298,6 +326,117 @@ class AttemptUpdate(_message.Message):
 Global___AttemptUpdate: _TypeAlias = AttemptUpdate  # noqa: Y015
 
 @_typing.final
+class Checked(_message.Message):
+    """Set by the agent."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class EffectiveEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> _study_pb2.Scalar: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _study_pb2.Scalar | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    STATE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    EFFECTIVE_FIELD_NUMBER: _builtins.int
+    UNKNOWN_OPTION_FIELD_NUMBER: _builtins.int
+    state: Global___CheckState.ValueType
+    reason: _builtins.str
+    """INVALID: the engine's own words. UNKNOWN: why. One line."""
+    digest: _builtins.str
+    """OK: of everything the engine resolved; equal digests are equal engines."""
+    unknown_option: _builtins.bool
+    """INVALID: whether the engine has no such option at all."""
+    @_builtins.property
+    def effective(self) -> _containers.MessageMap[_builtins.str, _study_pb2.Scalar]:
+        """OK: the named parameters as the engine resolved them, as far as they are plain."""
+
+    def __init__(
+        self,
+        *,
+        state: Global___CheckState.ValueType = ...,
+        reason: _builtins.str = ...,
+        digest: _builtins.str = ...,
+        effective: _abc.Mapping[_builtins.str, _study_pb2.Scalar] | None = ...,
+        unknown_option: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "effective", b"effective", "reason", b"reason", "state", b"state", "unknown_option", b"unknown_option"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Checked: _TypeAlias = Checked  # noqa: Y015
+
+@_typing.final
+class CheckReply(_message.Message):
+    """Answer to CheckConfigs, in the order of its configurations. Set by the agent."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHECK_ID_FIELD_NUMBER: _builtins.int
+    CHECKED_FIELD_NUMBER: _builtins.int
+    check_id: _builtins.int
+    @_builtins.property
+    def checked(self) -> _containers.RepeatedCompositeFieldContainer[Global___Checked]: ...
+    def __init__(
+        self,
+        *,
+        check_id: _builtins.int = ...,
+        checked: _abc.Iterable[Global___Checked] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["check_id", b"check_id", "checked", b"checked"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckReply: _TypeAlias = CheckReply  # noqa: Y015
+
+@_typing.final
+class EngineCatalogue(_message.Message):
+    """The options of an engine as its installation lists them. Sent once a session, when known. Set by the agent."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENGINE_FIELD_NUMBER: _builtins.int
+    JSON_FIELD_NUMBER: _builtins.int
+    engine: _builtins.str
+    """As in EngineOffer."""
+    json: _builtins.bytes
+    """JSON of scoot.wire.catalogue.option.Catalogue."""
+    def __init__(
+        self,
+        *,
+        engine: _builtins.str = ...,
+        json: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["engine", b"engine", "json", b"json"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EngineCatalogue: _TypeAlias = EngineCatalogue  # noqa: Y015
+
+@_typing.final
 class AgentMessage(_message.Message):
     """Everything an agent says in a session."""
 
@@ -307,6 +446,8 @@ class AgentMessage(_message.Message):
     HEARTBEAT_FIELD_NUMBER: _builtins.int
     UPDATE_FIELD_NUMBER: _builtins.int
     OUTCOME_FIELD_NUMBER: _builtins.int
+    CHECK_REPLY_FIELD_NUMBER: _builtins.int
+    CATALOGUE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___Hello: ...
     @_builtins.property
@@ -317,6 +458,10 @@ class AgentMessage(_message.Message):
     def outcome(self) -> _measurement_pb2.AttemptOutcome:
         """Repeated until acknowledged."""
 
+    @_builtins.property
+    def check_reply(self) -> Global___CheckReply: ...
+    @_builtins.property
+    def catalogue(self) -> Global___EngineCatalogue: ...
     def __init__(
         self,
         *,
@@ -324,12 +469,14 @@ class AgentMessage(_message.Message):
         heartbeat: Global___Heartbeat | None = ...,
         update: Global___AttemptUpdate | None = ...,
         outcome: _measurement_pb2.AttemptOutcome | None = ...,
+        check_reply: Global___CheckReply | None = ...,
+        catalogue: Global___EngineCatalogue | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "heartbeat", b"heartbeat", "hello", b"hello", "outcome", b"outcome", "update", b"update"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "catalogue", b"catalogue", "check_reply", b"check_reply", "heartbeat", b"heartbeat", "hello", b"hello", "outcome", b"outcome", "update", b"update"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "heartbeat", b"heartbeat", "hello", b"hello", "outcome", b"outcome", "update", b"update"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "catalogue", b"catalogue", "check_reply", b"check_reply", "heartbeat", b"heartbeat", "hello", b"hello", "outcome", b"outcome", "update", b"update"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["hello", "heartbeat", "update", "outcome"]  # noqa: Y015
+    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["hello", "heartbeat", "update", "outcome", "check_reply", "catalogue"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_body) -> _WhichOneofReturnType_body | None: ...
 
@@ -570,6 +717,85 @@ class Refusal(_message.Message):
 Global___Refusal: _TypeAlias = Refusal  # noqa: Y015
 
 @_typing.final
+class Configuration(_message.Message):
+    """One configuration."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class ValuesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> _study_pb2.Scalar: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _study_pb2.Scalar | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    VALUES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def values(self) -> _containers.MessageMap[_builtins.str, _study_pb2.Scalar]: ...
+    def __init__(
+        self,
+        *,
+        values: _abc.Mapping[_builtins.str, _study_pb2.Scalar] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Configuration: _TypeAlias = Configuration  # noqa: Y015
+
+@_typing.final
+class CheckConfigs(_message.Message):
+    """What would the engine make of these? Answered by CheckReply, without starting it. Set by the coordinator."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHECK_ID_FIELD_NUMBER: _builtins.int
+    SERVICE_FIELD_NUMBER: _builtins.int
+    CONFIGS_FIELD_NUMBER: _builtins.int
+    NAMES_FIELD_NUMBER: _builtins.int
+    check_id: _builtins.int
+    """1, 2, 3 ... within the session."""
+    @_builtins.property
+    def service(self) -> _study_pb2.Service: ...
+    @_builtins.property
+    def configs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Configuration]: ...
+    @_builtins.property
+    def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Parameters to tell of in Checked.effective."""
+
+    def __init__(
+        self,
+        *,
+        check_id: _builtins.int = ...,
+        service: _study_pb2.Service | None = ...,
+        configs: _abc.Iterable[Global___Configuration] | None = ...,
+        names: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["service", b"service"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["check_id", b"check_id", "configs", b"configs", "names", b"names", "service", b"service"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckConfigs: _TypeAlias = CheckConfigs  # noqa: Y015
+
+@_typing.final
 class CoordinatorMessage(_message.Message):
     """Everything a coordinator says in a session."""
 
@@ -581,6 +807,7 @@ class CoordinatorMessage(_message.Message):
     CANCEL_FIELD_NUMBER: _builtins.int
     OUTCOME_ACK_FIELD_NUMBER: _builtins.int
     REFUSAL_FIELD_NUMBER: _builtins.int
+    CHECK_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome: ...
     @_builtins.property
@@ -593,6 +820,8 @@ class CoordinatorMessage(_message.Message):
     def outcome_ack(self) -> Global___OutcomeAck: ...
     @_builtins.property
     def refusal(self) -> Global___Refusal: ...
+    @_builtins.property
+    def check(self) -> Global___CheckConfigs: ...
     def __init__(
         self,
         *,
@@ -602,12 +831,13 @@ class CoordinatorMessage(_message.Message):
         cancel: Global___CancelAttempt | None = ...,
         outcome_ack: Global___OutcomeAck | None = ...,
         refusal: Global___Refusal | None = ...,
+        check: Global___CheckConfigs | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["assign", b"assign", "body", b"body", "cancel", b"cancel", "heartbeat_ack", b"heartbeat_ack", "outcome_ack", b"outcome_ack", "refusal", b"refusal", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["assign", b"assign", "body", b"body", "cancel", b"cancel", "check", b"check", "heartbeat_ack", b"heartbeat_ack", "outcome_ack", b"outcome_ack", "refusal", b"refusal", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assign", b"assign", "body", b"body", "cancel", b"cancel", "heartbeat_ack", b"heartbeat_ack", "outcome_ack", b"outcome_ack", "refusal", b"refusal", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assign", b"assign", "body", b"body", "cancel", b"cancel", "check", b"check", "heartbeat_ack", b"heartbeat_ack", "outcome_ack", b"outcome_ack", "refusal", b"refusal", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["welcome", "heartbeat_ack", "assign", "cancel", "outcome_ack", "refusal"]  # noqa: Y015
+    _WhichOneofReturnType_body: _TypeAlias = _typing.Literal["welcome", "heartbeat_ack", "assign", "cancel", "outcome_ack", "refusal", "check"]  # noqa: Y015
     _WhichOneofArgType_body: _TypeAlias = _typing.Literal["body", b"body"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_body) -> _WhichOneofReturnType_body | None: ...
 

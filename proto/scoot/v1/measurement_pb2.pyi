@@ -52,6 +52,8 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     REASON_UPLOAD_CORRUPT: _Reason.ValueType  # 23
     REASON_SPEC_INVALID: _Reason.ValueType  # 24
     REASON_CANCELLED_BY_USER: _Reason.ValueType  # 25
+    REASON_HOST_NOISY: _Reason.ValueType  # 26
+    REASON_GPU_FAULT: _Reason.ValueType  # 27
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Why something did not succeed. Set by the agent, or by the coordinator for lost agents and invalid measurements."""
@@ -82,6 +84,8 @@ REASON_TOO_FEW_REQUESTS: Reason.ValueType  # 22
 REASON_UPLOAD_CORRUPT: Reason.ValueType  # 23
 REASON_SPEC_INVALID: Reason.ValueType  # 24
 REASON_CANCELLED_BY_USER: Reason.ValueType  # 25
+REASON_HOST_NOISY: Reason.ValueType  # 26
+REASON_GPU_FAULT: Reason.ValueType  # 27
 Global___Reason: _TypeAlias = Reason  # noqa: Y015
 
 class _Encoding:
@@ -232,6 +236,8 @@ class Metrics(_message.Message):
     MULTI_TOKEN_SHARE_FIELD_NUMBER: _builtins.int
     GOODPUT_FIELD_NUMBER: _builtins.int
     GOODPUT_BY_CLASS_FIELD_NUMBER: _builtins.int
+    ADMISSION_MS_FIELD_NUMBER: _builtins.int
+    ADMITTED_RATE_FIELD_NUMBER: _builtins.int
     sent: _builtins.int
     """Measured requests; sent = completed + failed."""
     completed: _builtins.int
@@ -254,6 +260,8 @@ class Metrics(_message.Message):
     """Requests sent per second."""
     multi_token_share: _builtins.float
     """Chunks of one event with several tokens over token-bearing chunks, 0..1."""
+    admitted_rate: _builtins.float
+    """Requests admitted per second; 0 where nothing had to wait."""
     @_builtins.property
     def failures(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """Kind of failure -> count: a request status by name, or "HTTP_429" for answers with that status."""
@@ -276,7 +284,7 @@ class Metrics(_message.Message):
     def e2e_from_send_ms(self) -> Global___Distribution: ...
     @_builtins.property
     def lateness_ms(self) -> Global___Distribution:
-        """Sent - intended, milliseconds."""
+        """Sent - due (admitted, where only so many may be in flight; else intended), milliseconds."""
 
     @_builtins.property
     def request_itl_ms(self) -> Global___Distribution:
@@ -289,6 +297,10 @@ class Metrics(_message.Message):
     @_builtins.property
     def goodput_by_class(self) -> _containers.RepeatedCompositeFieldContainer[Global___Goodput]:
         """One per SLO class, in the study's order."""
+
+    @_builtins.property
+    def admission_ms(self) -> Global___Distribution:
+        """Admitted - intended, milliseconds; unset where nothing had to wait."""
 
     def __init__(
         self,
@@ -317,11 +329,15 @@ class Metrics(_message.Message):
         multi_token_share: _builtins.float = ...,
         goodput: Global___Goodput | None = ...,
         goodput_by_class: _abc.Iterable[Global___Goodput] | None = ...,
+        admission_ms: Global___Distribution | None = ...,
+        admitted_rate: _builtins.float = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_e2e_from_send_ms", b"_e2e_from_send_ms", "_e2e_ms", b"_e2e_ms", "_goodput", b"_goodput", "_itl_ms", b"_itl_ms", "_lateness_ms", b"_lateness_ms", "_request_itl_ms", b"_request_itl_ms", "_tpot_ms", b"_tpot_ms", "_ttft_from_send_ms", b"_ttft_from_send_ms", "_ttft_ms", b"_ttft_ms", "e2e_from_send_ms", b"e2e_from_send_ms", "e2e_ms", b"e2e_ms", "goodput", b"goodput", "itl_ms", b"itl_ms", "lateness_ms", b"lateness_ms", "request_itl_ms", b"request_itl_ms", "tpot_ms", b"tpot_ms", "ttft_from_send_ms", b"ttft_from_send_ms", "ttft_ms", b"ttft_ms"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_admission_ms", b"_admission_ms", "_e2e_from_send_ms", b"_e2e_from_send_ms", "_e2e_ms", b"_e2e_ms", "_goodput", b"_goodput", "_itl_ms", b"_itl_ms", "_lateness_ms", b"_lateness_ms", "_request_itl_ms", b"_request_itl_ms", "_tpot_ms", b"_tpot_ms", "_ttft_from_send_ms", b"_ttft_from_send_ms", "_ttft_ms", b"_ttft_ms", "admission_ms", b"admission_ms", "e2e_from_send_ms", b"e2e_from_send_ms", "e2e_ms", b"e2e_ms", "goodput", b"goodput", "itl_ms", b"itl_ms", "lateness_ms", b"lateness_ms", "request_itl_ms", b"request_itl_ms", "tpot_ms", b"tpot_ms", "ttft_from_send_ms", b"ttft_from_send_ms", "ttft_ms", b"ttft_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_e2e_from_send_ms", b"_e2e_from_send_ms", "_e2e_ms", b"_e2e_ms", "_goodput", b"_goodput", "_itl_ms", b"_itl_ms", "_lateness_ms", b"_lateness_ms", "_request_itl_ms", b"_request_itl_ms", "_tpot_ms", b"_tpot_ms", "_ttft_from_send_ms", b"_ttft_from_send_ms", "_ttft_ms", b"_ttft_ms", "achieved_rate", b"achieved_rate", "completed", b"completed", "duration_s", b"duration_s", "e2e_from_send_ms", b"e2e_from_send_ms", "e2e_ms", b"e2e_ms", "failed", b"failed", "failures", b"failures", "goodput", b"goodput", "goodput_by_class", b"goodput_by_class", "input_token_throughput", b"input_token_throughput", "input_tokens", b"input_tokens", "itl_ms", b"itl_ms", "lateness_ms", b"lateness_ms", "merged_share", b"merged_share", "multi_token_share", b"multi_token_share", "offered_rate", b"offered_rate", "output_token_throughput", b"output_token_throughput", "output_tokens", b"output_tokens", "request_itl_ms", b"request_itl_ms", "request_throughput", b"request_throughput", "sent", b"sent", "tpot_ms", b"tpot_ms", "ttft_from_send_ms", b"ttft_from_send_ms", "ttft_ms", b"ttft_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_admission_ms", b"_admission_ms", "_e2e_from_send_ms", b"_e2e_from_send_ms", "_e2e_ms", b"_e2e_ms", "_goodput", b"_goodput", "_itl_ms", b"_itl_ms", "_lateness_ms", b"_lateness_ms", "_request_itl_ms", b"_request_itl_ms", "_tpot_ms", b"_tpot_ms", "_ttft_from_send_ms", b"_ttft_from_send_ms", "_ttft_ms", b"_ttft_ms", "achieved_rate", b"achieved_rate", "admission_ms", b"admission_ms", "admitted_rate", b"admitted_rate", "completed", b"completed", "duration_s", b"duration_s", "e2e_from_send_ms", b"e2e_from_send_ms", "e2e_ms", b"e2e_ms", "failed", b"failed", "failures", b"failures", "goodput", b"goodput", "goodput_by_class", b"goodput_by_class", "input_token_throughput", b"input_token_throughput", "input_tokens", b"input_tokens", "itl_ms", b"itl_ms", "lateness_ms", b"lateness_ms", "merged_share", b"merged_share", "multi_token_share", b"multi_token_share", "offered_rate", b"offered_rate", "output_token_throughput", b"output_token_throughput", "output_tokens", b"output_tokens", "request_itl_ms", b"request_itl_ms", "request_throughput", b"request_throughput", "sent", b"sent", "tpot_ms", b"tpot_ms", "ttft_from_send_ms", b"ttft_from_send_ms", "ttft_ms", b"ttft_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__admission_ms: _TypeAlias = _typing.Literal["admission_ms"]  # noqa: Y015
+    _WhichOneofArgType__admission_ms: _TypeAlias = _typing.Literal["_admission_ms", b"_admission_ms"]  # noqa: Y015
     _WhichOneofReturnType__e2e_from_send_ms: _TypeAlias = _typing.Literal["e2e_from_send_ms"]  # noqa: Y015
     _WhichOneofArgType__e2e_from_send_ms: _TypeAlias = _typing.Literal["_e2e_from_send_ms", b"_e2e_from_send_ms"]  # noqa: Y015
     _WhichOneofReturnType__e2e_ms: _TypeAlias = _typing.Literal["e2e_ms"]  # noqa: Y015
@@ -340,6 +356,8 @@ class Metrics(_message.Message):
     _WhichOneofArgType__ttft_from_send_ms: _TypeAlias = _typing.Literal["_ttft_from_send_ms", b"_ttft_from_send_ms"]  # noqa: Y015
     _WhichOneofReturnType__ttft_ms: _TypeAlias = _typing.Literal["ttft_ms"]  # noqa: Y015
     _WhichOneofArgType__ttft_ms: _TypeAlias = _typing.Literal["_ttft_ms", b"_ttft_ms"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__admission_ms) -> _WhichOneofReturnType__admission_ms | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__e2e_from_send_ms) -> _WhichOneofReturnType__e2e_from_send_ms | None: ...
     @_typing.overload
@@ -383,6 +401,8 @@ class LoadAudit(_message.Message):
     PINNED_FIELD_NUMBER: _builtins.int
     STOLEN_S_FIELD_NUMBER: _builtins.int
     CONNECTIONS_FIELD_NUMBER: _builtins.int
+    OTHER_CPU_S_FIELD_NUMBER: _builtins.int
+    HOST_CPUS_FIELD_NUMBER: _builtins.int
     run: _builtins.int
     """Index of the run within the attempt."""
     cpu_share: _builtins.float
@@ -413,6 +433,10 @@ class LoadAudit(_message.Message):
     """CPU seconds withheld by the hypervisor, all CPUs together."""
     connections: _builtins.int
     """Connections opened."""
+    other_cpu_s: _builtins.float
+    """CPU seconds that others used on the host, unset where unknown."""
+    host_cpus: _builtins.int
+    """CPUs of the host; 0 is unknown."""
     @_builtins.property
     def pinned(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """CPUs the sending processes were pinned to."""
@@ -436,12 +460,16 @@ class LoadAudit(_message.Message):
         pinned: _abc.Iterable[_builtins.int] | None = ...,
         stolen_s: _builtins.float = ...,
         connections: _builtins.int = ...,
+        other_cpu_s: _builtins.float | None = ...,
+        host_cpus: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_other_cpu_s", b"_other_cpu_s", "other_cpu_s", b"other_cpu_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backlog_bytes", b"backlog_bytes", "clock", b"clock", "clock_step_ms", b"clock_step_ms", "connections", b"connections", "cpu_share", b"cpu_share", "dropped", b"dropped", "late_read_share", b"late_read_share", "parse_lag_s", b"parse_lag_s", "parser_cpu_share", b"parser_cpu_share", "pinned", b"pinned", "priority", b"priority", "run", b"run", "run_queue_s", b"run_queue_s", "senders", b"senders", "stolen_s", b"stolen_s", "wall_s", b"wall_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_other_cpu_s", b"_other_cpu_s", "backlog_bytes", b"backlog_bytes", "clock", b"clock", "clock_step_ms", b"clock_step_ms", "connections", b"connections", "cpu_share", b"cpu_share", "dropped", b"dropped", "host_cpus", b"host_cpus", "late_read_share", b"late_read_share", "other_cpu_s", b"other_cpu_s", "parse_lag_s", b"parse_lag_s", "parser_cpu_share", b"parser_cpu_share", "pinned", b"pinned", "priority", b"priority", "run", b"run", "run_queue_s", b"run_queue_s", "senders", b"senders", "stolen_s", b"stolen_s", "wall_s", b"wall_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__other_cpu_s: _TypeAlias = _typing.Literal["other_cpu_s"]  # noqa: Y015
+    _WhichOneofArgType__other_cpu_s: _TypeAlias = _typing.Literal["_other_cpu_s", b"_other_cpu_s"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__other_cpu_s) -> _WhichOneofReturnType__other_cpu_s | None: ...
 
 Global___LoadAudit: _TypeAlias = LoadAudit  # noqa: Y015
 

@@ -356,6 +356,7 @@ class Arrivals(_message.Message):
     TIME_SCALE_FIELD_NUMBER: _builtins.int
     RAMP_S_FIELD_NUMBER: _builtins.int
     RAMP_FROM_FIELD_NUMBER: _builtins.int
+    MAX_IN_FLIGHT_FIELD_NUMBER: _builtins.int
     process: Global___ArrivalProcess.ValueType
     rate: _builtins.float
     """Mean requests per second."""
@@ -369,6 +370,8 @@ class Arrivals(_message.Message):
     """The rate (the number of users) rises linearly over the first so many seconds of the load."""
     ramp_from: _builtins.float
     """Share of the rate (of the users) the ramp begins with, 0..1."""
+    max_in_flight: _builtins.int
+    """Requests outstanding at the engine at most; unset: no limit."""
     def __init__(
         self,
         *,
@@ -379,19 +382,24 @@ class Arrivals(_message.Message):
         time_scale: _builtins.float = ...,
         ramp_s: _builtins.float = ...,
         ramp_from: _builtins.float = ...,
+        max_in_flight: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_cv", b"_cv", "_rate", b"_rate", "_users", b"_users", "cv", b"cv", "rate", b"rate", "users", b"users"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cv", b"_cv", "_max_in_flight", b"_max_in_flight", "_rate", b"_rate", "_users", b"_users", "cv", b"cv", "max_in_flight", b"max_in_flight", "rate", b"rate", "users", b"users"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cv", b"_cv", "_rate", b"_rate", "_users", b"_users", "cv", b"cv", "process", b"process", "ramp_from", b"ramp_from", "ramp_s", b"ramp_s", "rate", b"rate", "time_scale", b"time_scale", "users", b"users"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cv", b"_cv", "_max_in_flight", b"_max_in_flight", "_rate", b"_rate", "_users", b"_users", "cv", b"cv", "max_in_flight", b"max_in_flight", "process", b"process", "ramp_from", b"ramp_from", "ramp_s", b"ramp_s", "rate", b"rate", "time_scale", b"time_scale", "users", b"users"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__cv: _TypeAlias = _typing.Literal["cv"]  # noqa: Y015
     _WhichOneofArgType__cv: _TypeAlias = _typing.Literal["_cv", b"_cv"]  # noqa: Y015
+    _WhichOneofReturnType__max_in_flight: _TypeAlias = _typing.Literal["max_in_flight"]  # noqa: Y015
+    _WhichOneofArgType__max_in_flight: _TypeAlias = _typing.Literal["_max_in_flight", b"_max_in_flight"]  # noqa: Y015
     _WhichOneofReturnType__rate: _TypeAlias = _typing.Literal["rate"]  # noqa: Y015
     _WhichOneofArgType__rate: _TypeAlias = _typing.Literal["_rate", b"_rate"]  # noqa: Y015
     _WhichOneofReturnType__users: _TypeAlias = _typing.Literal["users"]  # noqa: Y015
     _WhichOneofArgType__users: _TypeAlias = _typing.Literal["_users", b"_users"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__cv) -> _WhichOneofReturnType__cv | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_in_flight) -> _WhichOneofReturnType__max_in_flight | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__rate) -> _WhichOneofReturnType__rate | None: ...
     @_typing.overload
@@ -658,6 +666,7 @@ class Limits(_message.Message):
     RUN_QUEUE_SHARE_FIELD_NUMBER: _builtins.int
     ACHIEVED_SHARE_FIELD_NUMBER: _builtins.int
     MERGED_SHARE_FIELD_NUMBER: _builtins.int
+    OTHER_CPU_SHARE_FIELD_NUMBER: _builtins.int
     start_timeout_s: _builtins.float
     """Engine start to ready, seconds."""
     stall_timeout_s: _builtins.float
@@ -678,6 +687,8 @@ class Limits(_message.Message):
     """Achieved over offered rate, 0..1; 0 leaves it out."""
     merged_share: _builtins.float
     """Merged over all token-bearing chunks, 0..1; 0 leaves it out."""
+    other_cpu_share: _builtins.float
+    """CPU time of others over the CPUs of the host, 0..1; 0 leaves it out."""
     def __init__(
         self,
         *,
@@ -691,10 +702,11 @@ class Limits(_message.Message):
         run_queue_share: _builtins.float = ...,
         achieved_share: _builtins.float = ...,
         merged_share: _builtins.float = ...,
+        other_cpu_share: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["achieved_share", b"achieved_share", "client_cpu_share", b"client_cpu_share", "clock_step_ms", b"clock_step_ms", "lateness_p99_ms", b"lateness_p99_ms", "max_failed_share", b"max_failed_share", "merged_share", b"merged_share", "min_requests", b"min_requests", "run_queue_share", b"run_queue_share", "stall_timeout_s", b"stall_timeout_s", "start_timeout_s", b"start_timeout_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["achieved_share", b"achieved_share", "client_cpu_share", b"client_cpu_share", "clock_step_ms", b"clock_step_ms", "lateness_p99_ms", b"lateness_p99_ms", "max_failed_share", b"max_failed_share", "merged_share", b"merged_share", "min_requests", b"min_requests", "other_cpu_share", b"other_cpu_share", "run_queue_share", b"run_queue_share", "stall_timeout_s", b"stall_timeout_s", "start_timeout_s", b"start_timeout_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -764,9 +776,12 @@ class StudySpec(_message.Message):
     LIMITS_FIELD_NUMBER: _builtins.int
     WORKLOAD_FACTS_FIELD_NUMBER: _builtins.int
     OUTCOMES_FIELD_NUMBER: _builtins.int
+    ENGINE_CONSTRAINTS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     schema: _builtins.int
     """Version of this schema."""
+    engine_constraints: _builtins.bool
+    """Whether constraints known of the engine hold in the search beside the study's own."""
     @_builtins.property
     def service(self) -> Global___Service: ...
     @_builtins.property
@@ -809,10 +824,11 @@ class StudySpec(_message.Message):
         limits: Global___Limits | None = ...,
         workload_facts: Global___WorkloadFacts | None = ...,
         outcomes: _abc.Iterable[_builtins.str] | None = ...,
+        engine_constraints: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_workload_facts", b"_workload_facts", "budget", b"budget", "confirm", b"confirm", "limits", b"limits", "optimizer", b"optimizer", "service", b"service", "workload", b"workload", "workload_facts", b"workload_facts"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_workload_facts", b"_workload_facts", "budget", b"budget", "confirm", b"confirm", "constraints", b"constraints", "limits", b"limits", "name", b"name", "objectives", b"objectives", "optimizer", b"optimizer", "outcomes", b"outcomes", "parameters", b"parameters", "schema", b"schema", "service", b"service", "workload", b"workload", "workload_facts", b"workload_facts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_workload_facts", b"_workload_facts", "budget", b"budget", "confirm", b"confirm", "constraints", b"constraints", "engine_constraints", b"engine_constraints", "limits", b"limits", "name", b"name", "objectives", b"objectives", "optimizer", b"optimizer", "outcomes", b"outcomes", "parameters", b"parameters", "schema", b"schema", "service", b"service", "workload", b"workload", "workload_facts", b"workload_facts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__workload_facts: _TypeAlias = _typing.Literal["workload_facts"]  # noqa: Y015
     _WhichOneofArgType__workload_facts: _TypeAlias = _typing.Literal["_workload_facts", b"_workload_facts"]  # noqa: Y015
@@ -836,6 +852,8 @@ class Study(_message.Message):
     TRIALS_FINISHED_FIELD_NUMBER: _builtins.int
     TRIALS_RUNNING_FIELD_NUMBER: _builtins.int
     BEST_TRIAL_FIELD_NUMBER: _builtins.int
+    NOTES_FIELD_NUMBER: _builtins.int
+    SPARED_FIELD_NUMBER: _builtins.int
     study_id: _builtins.str
     state: Global___StudyState.ValueType
     created_at_s: _builtins.float
@@ -853,6 +871,14 @@ class Study(_message.Message):
     """Trial number of the best so far, unset if none."""
     @_builtins.property
     def spec(self) -> Global___StudySpec: ...
+    @_builtins.property
+    def notes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What is worth knowing about its options and its space, a sentence each."""
+
+    @_builtins.property
+    def spared(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What the engine's own argument check has spared it so far, a sentence each."""
+
     def __init__(
         self,
         *,
@@ -866,10 +892,12 @@ class Study(_message.Message):
         trials_finished: _builtins.int = ...,
         trials_running: _builtins.int = ...,
         best_trial: _builtins.int | None = ...,
+        notes: _abc.Iterable[_builtins.str] | None = ...,
+        spared: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_best_trial", b"_best_trial", "best_trial", b"best_trial", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_best_trial", b"_best_trial", "best_trial", b"best_trial", "created_at_s", b"created_at_s", "ended_at_s", b"ended_at_s", "message", b"message", "spec", b"spec", "state", b"state", "study_id", b"study_id", "trials_finished", b"trials_finished", "trials_running", b"trials_running", "waiting", b"waiting"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_best_trial", b"_best_trial", "best_trial", b"best_trial", "created_at_s", b"created_at_s", "ended_at_s", b"ended_at_s", "message", b"message", "notes", b"notes", "spared", b"spared", "spec", b"spec", "state", b"state", "study_id", b"study_id", "trials_finished", b"trials_finished", "trials_running", b"trials_running", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__best_trial: _TypeAlias = _typing.Literal["best_trial"]  # noqa: Y015
     _WhichOneofArgType__best_trial: _TypeAlias = _typing.Literal["_best_trial", b"_best_trial"]  # noqa: Y015

@@ -77,6 +77,11 @@ class StudyServiceStub:
                 request_serializer=scoot_dot_v1_dot_study__service__pb2.ListAgentsRequest.SerializeToString,
                 response_deserializer=scoot_dot_v1_dot_study__service__pb2.ListAgentsReply.FromString,
                 _registered_method=True)
+        self.GetCatalogue = channel.unary_unary(
+                '/scoot.v1.StudyService/GetCatalogue',
+                request_serializer=scoot_dot_v1_dot_study__service__pb2.GetCatalogueRequest.SerializeToString,
+                response_deserializer=scoot_dot_v1_dot_agent__service__pb2.EngineCatalogue.FromString,
+                _registered_method=True)
 
 
 class StudyServiceServicer:
@@ -135,6 +140,13 @@ class StudyServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetCatalogue(self, request, context):
+        """NOT_FOUND where no connected agent has told it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_StudyServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -177,6 +189,11 @@ def add_StudyServiceServicer_to_server(servicer, server):
                     servicer.ListAgents,
                     request_deserializer=scoot_dot_v1_dot_study__service__pb2.ListAgentsRequest.FromString,
                     response_serializer=scoot_dot_v1_dot_study__service__pb2.ListAgentsReply.SerializeToString,
+            ),
+            'GetCatalogue': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCatalogue,
+                    request_deserializer=scoot_dot_v1_dot_study__service__pb2.GetCatalogueRequest.FromString,
+                    response_serializer=scoot_dot_v1_dot_agent__service__pb2.EngineCatalogue.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -396,6 +413,33 @@ class StudyService:
             '/scoot.v1.StudyService/ListAgents',
             scoot_dot_v1_dot_study__service__pb2.ListAgentsRequest.SerializeToString,
             scoot_dot_v1_dot_study__service__pb2.ListAgentsReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCatalogue(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/scoot.v1.StudyService/GetCatalogue',
+            scoot_dot_v1_dot_study__service__pb2.GetCatalogueRequest.SerializeToString,
+            scoot_dot_v1_dot_agent__service__pb2.EngineCatalogue.FromString,
             options,
             channel_credentials,
             insecure,

@@ -30,6 +30,8 @@ class StudyServiceStub:
     """A detail now and after every change, the latest only (a slow reader misses states, not the end). Ends with the study."""
     GetReport: _aio.UnaryUnaryMultiCallable[_study_service_pb2.GetReportRequest, _study_service_pb2.Report]
     ListAgents: _aio.UnaryUnaryMultiCallable[_study_service_pb2.ListAgentsRequest, _study_service_pb2.ListAgentsReply]
+    GetCatalogue: _aio.UnaryUnaryMultiCallable[_study_service_pb2.GetCatalogueRequest, _agent_service_pb2.EngineCatalogue]
+    """NOT_FOUND where no connected agent has told it."""
 
 class StudyServiceServicer(metaclass=_abc_1.ABCMeta):
     """What users ask of a coordinator."""
@@ -93,5 +95,13 @@ class StudyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _study_service_pb2.ListAgentsRequest,
         context: _aio.ServicerContext[_study_service_pb2.ListAgentsRequest, _abc.Awaitable[_study_service_pb2.ListAgentsReply]],
     ) -> _abc.Awaitable[_study_service_pb2.ListAgentsReply]: ...
+
+    @_abc_1.abstractmethod
+    def GetCatalogue(
+        self,
+        request: _study_service_pb2.GetCatalogueRequest,
+        context: _aio.ServicerContext[_study_service_pb2.GetCatalogueRequest, _abc.Awaitable[_agent_service_pb2.EngineCatalogue]],
+    ) -> _abc.Awaitable[_agent_service_pb2.EngineCatalogue]:
+        """NOT_FOUND where no connected agent has told it."""
 
 def add_StudyServiceServicer_to_server(servicer: StudyServiceServicer, server: _aio.Server) -> None: ...

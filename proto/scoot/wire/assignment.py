@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import StrEnum
+from typing import Final
 
 import msgspec
 
 from scoot.wire.spec import Config, Limits, Service, Workload
+
+CPU: Final = "cpu"
+"""The kind of a CPU slot."""
+
+GPU: Final = "gpu"
+"""What a service asks for that takes any GPU."""
 
 
 class _Value(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,12 +35,21 @@ class Device(_Value, frozen=True, kw_only=True):
     memory_bytes: int = 0
 
 
+def matching(devices: Iterable[Device], wanted: str) -> tuple[Device, ...]:
+    """The devices a service accepts as `service.device`: "gpu" is every one that is no CPU slot."""
+    return tuple(device for device in devices if device.kind == wanted or (wanted == GPU and device.kind != CPU))
+
+
 class EngineOffer(_Value, frozen=True, kw_only=True):
-    """An engine an agent can run. `version` is "" and `error` set when its probe failed."""
+    """An engine an agent can run. `version` is "" and `error` set when its probe failed.
+
+    `checks`: its own argument check can be asked about configurations without a start.
+    """
 
     name: str
     version: str = ""
     error: str = ""
+    checks: bool = False
 
 
 class Inventory(_Value, frozen=True, kw_only=True):

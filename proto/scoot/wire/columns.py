@@ -2,9 +2,9 @@
 
 A batch holds *finished* requests. Layout, all little-endian: the header `magic, n_requests, n_chunks, flags` (4 x u32),
 then each request column (n_requests values), then `gap_us` (n_chunks values), then the optional columns that `flags`
-names, in the order of their bits: chunk_tokens, merged (n_chunks values each), slo_class (n_requests values). Times are
-microseconds; u32 offsets (71 minutes) count from the request's intended start, which itself is u64 from the start of
-its run.
+names, in the order of their bits: chunk_tokens, merged (n_chunks values each), slo_class, admitted_us (n_requests
+values each). Times are microseconds; u32 offsets (71 minutes) count from the request's intended start, which itself is
+u64 from the start of its run.
 """
 
 from __future__ import annotations
@@ -94,6 +94,7 @@ _OPTIONAL: Final = (
     _Optional("chunk_tokens", 1, np.dtype("<u2"), per_chunk=True, absent=1),
     _Optional("merged", 2, np.dtype("u1"), per_chunk=True, absent=0),
     _Optional("slo_class", 4, np.dtype("u1"), per_chunk=False, absent=0),
+    _Optional("admitted_us", 8, np.dtype("<u4"), per_chunk=False, absent=0),
 )
 _KNOWN_FLAGS: Final = sum(column.flag for column in _OPTIONAL)
 
@@ -117,6 +118,8 @@ class TimingBatch:
         merged: (m,) u8, 1 where one read brought several token-bearing events under one receive stamp, so that the gap
             is not one gap between tokens; None when there is no such chunk.
         slo_class: (n,) u8, position among the workload's SLO classes; None when all are 0.
+        admitted_us: (n,) u32 since the intended start, when the request was let in where only so many may be in flight;
+            NONE_US for never. None when all are 0: nothing had to wait.
     """
 
     index: Array
@@ -137,16 +140,23 @@ class TimingBatch:
     chunk_tokens: Array | None = None
     merged: Array | None = None
     slo_class: Array | None = None
+    admitted_us: Array | None = None
 
     def __len__(self) -> int:
         return len(self.index)
 
 
 def encoded_bytes(
-    n_requests: int, n_chunks: int, *, chunk_tokens: bool, merged: bool = False, slo_class: bool = False
+    n_requests: int,
+    n_chunks: int,
+    *,
+    chunk_tokens: bool,
+    merged: bool = False,
+    slo_class: bool = False,
+    admitted_us: bool = False,
 ) -> int:
     """Size of an encoded batch in bytes; the flags say which optional columns it has."""
-    present = {"chunk_tokens": chunk_tokens, "merged": merged, "slo_class": slo_class}
+    present = {"chunk_tokens": chunk_tokens, "merged": merged, "slo_class": slo_class, "admitted_us": admitted_us}
     return _size(n_requests, n_chunks, [column for column in _OPTIONAL if present[column.name]])
 
 
@@ -214,8 +224,15 @@ def _check(batch: TimingBatch) -> None:
         raise RemoteProtocolError("timing batch: a first token lies before its sending or after its end")
     if bool(np.any((batch.status == RequestStatus.OK) & ((end == NONE_US) | (sent > end)))):
         raise RemoteProtocolError("timing batch: a completed request has no end or ends before its sending")
+    _check_optional(batch)
+
+
+def _check_optional(batch: TimingBatch) -> None:
+    sent = batch.sent_us
     if batch.chunk_tokens is not None and not bool(np.all(batch.chunk_tokens > 0)):
         raise RemoteProtocolError("timing batch: a token-bearing chunk without tokens")
+    if batch.admitted_us is not None and bool(np.any((sent != NONE_US) & (batch.admitted_us > sent))):
+        raise RemoteProtocolError("timing batch: a request was sent before it was admitted")
     if batch.merged is not None and not bool(np.all(batch.merged <= 1)):
         raise RemoteProtocolError("timing batch: a chunk is neither merged nor not merged")
 

@@ -37,6 +37,9 @@ STRING_CHARS: Final = 4096
 """Longest name, path, message or enumeration value."""
 
 PARAMETERS: Final = 256
+CHECKS: Final = 4096
+"""Configurations of one question to an engine's argument check."""
+
 CONSTRAINTS: Final = 256
 OBJECTIVES: Final = 3
 OUTCOMES: Final = 16

@@ -70,13 +70,15 @@ class Metrics(_Value, frozen=True, kw_only=True):
         ttft_ms, tpot_ms, itl_ms, e2e_ms: None where no request had one.
         request_itl_ms: one figure per request, (end - first token) / (tokens - 1): what aiperf and guidellm call ITL.
         ttft_from_send_ms, e2e_from_send_ms: the same from the moment the request was sent.
-        lateness_ms: sent - intended.
+        lateness_ms: sent - due: when it was admitted where only so many may be in flight, else when it was intended.
         output_tokens, input_tokens: of completed requests.
         merged_share: chunks whose read brought several events under one receive stamp / all token-bearing chunks. Their
             gaps are not in `itl_ms`.
         multi_token_share: chunks that brought several tokens in one event (speculative decoding) / the same.
         goodput: of all requests; None where no latency was promised.
         goodput_by_class: one per SLO class, in the study's order; empty without classes.
+        admission_ms: admitted - intended, of those that were admitted; None where nothing had to wait.
+        admitted_rate: requests admitted per second, from the first to the last; 0 where nothing had to wait.
     """
 
     sent: int
@@ -103,6 +105,8 @@ class Metrics(_Value, frozen=True, kw_only=True):
     multi_token_share: float = 0.0
     goodput: Goodput | None = None
     goodput_by_class: tuple[Goodput, ...] = ()
+    admission_ms: Distribution | None = None
+    admitted_rate: float = 0.0
 
 
 class LoadAudit(_Value, frozen=True, kw_only=True):
@@ -127,6 +131,9 @@ class LoadAudit(_Value, frozen=True, kw_only=True):
         pinned: CPUs the senders were pinned to; empty for none.
         stolen_s: CPU seconds the hypervisor withheld from the machine, all CPUs together (/proc/stat).
         connections: connections opened.
+        other_cpu_s: CPU seconds that processes which are not this study's used on the host, all CPUs together; None
+            where it is not known.
+        host_cpus: CPUs of the host; 0 is unknown.
     """
 
     run: int
@@ -145,10 +152,22 @@ class LoadAudit(_Value, frozen=True, kw_only=True):
     pinned: tuple[int, ...] = ()
     stolen_s: float = 0.0
     connections: int = 0
+    other_cpu_s: float | None = None
+    host_cpus: int = 0
+
+
+def other_cpu_share(audit: LoadAudit) -> float | None:
+    """Share of the host's CPUs that others used during the run, 0..1; None where it is not known."""
+    if audit.other_cpu_s is None or audit.host_cpus == 0 or audit.wall_s == 0:
+        return None
+    return audit.other_cpu_s / (audit.host_cpus * audit.wall_s)
 
 
 class Validity(_Value, frozen=True, kw_only=True):
-    """Whether a measurement may be believed; if not, why, in one sentence with the figure and its limit."""
+    """Whether a measurement may be believed; if not, why, in one sentence with the figure and its limit.
+
+    A valid one with a reason was taken although it has that fault, because its trial had no attempt left.
+    """
 
     valid: bool
     reason: Reason | None = None

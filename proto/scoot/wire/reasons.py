@@ -31,6 +31,7 @@ class Reason(StrEnum):
     ENGINE_REQUESTS_FAILED = "ENGINE_REQUESTS_FAILED"
     GPU_BUSY = "GPU_BUSY"
     GPU_MEMORY_NOT_RELEASED = "GPU_MEMORY_NOT_RELEASED"
+    GPU_FAULT = "GPU_FAULT"
     PORT_TAKEN = "PORT_TAKEN"
     DISK_FULL = "DISK_FULL"
     HOST_REBOOTED = "HOST_REBOOTED"
@@ -44,6 +45,7 @@ class Reason(StrEnum):
     CLIENT_SATURATED = "CLIENT_SATURATED"
     CLIENT_CRASHED = "CLIENT_CRASHED"
     TOO_FEW_REQUESTS = "TOO_FEW_REQUESTS"
+    HOST_NOISY = "HOST_NOISY"
     UPLOAD_CORRUPT = "UPLOAD_CORRUPT"
     SPEC_INVALID = "SPEC_INVALID"
     CANCELLED_BY_USER = "CANCELLED_BY_USER"
@@ -60,6 +62,7 @@ _BLAME: Final = MappingProxyType(
         Reason.ENGINE_REQUESTS_FAILED: Blame.CONFIG,
         Reason.GPU_BUSY: Blame.HOST,
         Reason.GPU_MEMORY_NOT_RELEASED: Blame.HOST,
+        Reason.GPU_FAULT: Blame.HOST,
         Reason.PORT_TAKEN: Blame.HOST,
         Reason.DISK_FULL: Blame.HOST,
         Reason.HOST_REBOOTED: Blame.HOST,
@@ -73,6 +76,7 @@ _BLAME: Final = MappingProxyType(
         Reason.CLIENT_SATURATED: Blame.HARNESS,
         Reason.CLIENT_CRASHED: Blame.HARNESS,
         Reason.TOO_FEW_REQUESTS: Blame.HARNESS,
+        Reason.HOST_NOISY: Blame.HARNESS,
         Reason.UPLOAD_CORRUPT: Blame.HARNESS,
         Reason.SPEC_INVALID: Blame.USER,
         Reason.CANCELLED_BY_USER: Blame.USER,

@@ -45,7 +45,7 @@ class Parameter(_Spec, frozen=True, kw_only=True):
     """One dimension of the search space.
 
     Attributes:
-        name: the engine's own name in snake case, `max_num_seqs`.
+        name: the engine's own name in snake case, `max_num_seqs`; or one of the client's (wire.client_parameters).
         kind: key `type` in the file.
         low, high: inclusive range of an int or float.
         step: an int's values are multiples of it (`low` and `high` are rounded inwards).
@@ -113,6 +113,8 @@ class Arrivals(_Spec, frozen=True, kw_only=True):
         time_scale: trace replay: a gap of 1 s in the trace lasts this many seconds.
         ramp_s: the rate (the number of users) rises linearly over the first so many seconds of the load. Not for trace.
         ramp_from: share of the rate (of the users) the ramp begins with, 0..1.
+        max_in_flight: at most so many requests are outstanding at the engine, all replicas together; the others wait at
+            the client in the order of their intended starts. None: all are sent when they are due. Not for closed.
     """
 
     process: ArrivalProcess = ArrivalProcess.POISSON
@@ -122,6 +124,7 @@ class Arrivals(_Spec, frozen=True, kw_only=True):
     time_scale: float = 1.0
     ramp_s: float = 0.0
     ramp_from: float = 0.0
+    max_in_flight: int | None = None
 
 
 class SloClass(_Spec, frozen=True, kw_only=True):
@@ -238,8 +241,9 @@ class Limits(_Spec, frozen=True, kw_only=True):
         run_queue_share: a sending process waited for a CPU for more than this share of the run: CLIENT_SATURATED.
         achieved_share: requests left at less than this share of the offered rate, late ones: CLIENT_SATURATED.
         merged_share: more of the chunks were merged by a starved load generator: CLIENT_SATURATED.
+        other_cpu_share: others used more than this share of the host's CPUs during the run: HOST_NOISY.
 
-    The last three are left out at 0.
+    The last four are left out at 0.
     """
 
     start_timeout_s: float = 900.0
@@ -252,6 +256,7 @@ class Limits(_Spec, frozen=True, kw_only=True):
     run_queue_share: float = 0.5
     achieved_share: float = 0.98
     merged_share: float = 0.05
+    other_cpu_share: float = 0.25
 
 
 class WorkloadFacts(_Spec, frozen=True, kw_only=True):
@@ -277,6 +282,7 @@ class StudySpec(_Spec, frozen=True, kw_only=True):
     """A whole study. `workload_facts` is set exactly when the workload has been resolved.
 
     `outcomes` are limits that a configuration has to keep whatever it gains, "ttft_p95 <= 2000", in the metric's unit.
+    `engine_constraints`: what is known of the engine's own constraints holds in the search beside `constraints`.
     """
 
     name: str
@@ -291,4 +297,5 @@ class StudySpec(_Spec, frozen=True, kw_only=True):
     confirm: Confirm = Confirm()
     optimizer: Optimizer = Optimizer()
     limits: Limits = Limits()
+    engine_constraints: bool = True
     workload_facts: WorkloadFacts | None = None

@@ -19,6 +19,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from scoot.wire import limits
+from scoot.wire.client_parameters import MAX_IN_FLIGHT, MOST, USERS, check_client_parameters
 from scoot.wire.errors import UserError
 from scoot.wire.spec import (
     SPEC_SCHEMA,
@@ -72,10 +73,11 @@ RANGES: Final[Mapping[str, Range]] = types.MappingProxyType(
         "workload.cool_down_s": Range(0, _DAY_S),
         "workload.arrivals.rate": Range(0, 1_000_000, above=True),
         "workload.arrivals.cv": Range(0, 1_000, above=True),
-        "workload.arrivals.users": Range(1, 100_000),
+        "workload.arrivals.users": Range(1, MOST[USERS]),
         "workload.arrivals.time_scale": Range(0, 1_000_000, above=True),
         "workload.arrivals.ramp_s": Range(0, _DAY_S),
         "workload.arrivals.ramp_from": Range(0, 1),
+        "workload.arrivals.max_in_flight": Range(1, MOST[MAX_IN_FLIGHT]),
         "budget.trials": Range(1, limits.TRIALS),
         "budget.parallelism": Range(1, limits.PARALLELISM),
         "budget.max_attempts": Range(1, 100),
@@ -93,6 +95,7 @@ RANGES: Final[Mapping[str, Range]] = types.MappingProxyType(
         "limits.run_queue_share": Range(0, 1),
         "limits.achieved_share": Range(0, 1),
         "limits.merged_share": Range(0, 1),
+        "limits.other_cpu_share": Range(0, 1),
     }
 )
 """Dotted key -> what it may be, for every number of a study outside its parameters."""
@@ -118,7 +121,8 @@ _ARRIVAL_KEYS: Final[Mapping[ArrivalProcess, tuple[str, ...]]] = types.MappingPr
         ArrivalProcess.TRACE: (),
     }
 )
-"""Keys each arrival process needs; it takes no others (a trace replay also takes `time_scale`)."""
+"""Keys each arrival process needs; it takes no others (a trace replay also takes `time_scale`, open ones
+`max_in_flight`)."""
 
 
 def parse_study(text: str, *, path: str, overrides: Sequence[str] = ()) -> StudySpec:
@@ -484,7 +488,11 @@ def _check_workload(workload: Workload) -> None:
     for name in ("profile", "trace", "format"):
         if getattr(workload, name) == "":
             raise UserError("is empty", key=f"workload.{name}", hint="name one or remove the key")
-    arrivals = workload.arrivals
+    _check_arrivals(workload.arrivals)
+    _check_slo_classes(workload.slo_classes)
+
+
+def _check_arrivals(arrivals: Arrivals) -> None:
     needed = _ARRIVAL_KEYS[arrivals.process]
     for name in ("rate", "cv", "users"):
         key = f"workload.arrivals.{name}"
@@ -505,11 +513,16 @@ def _check_workload(workload: Workload) -> None:
             key="workload.arrivals.ramp_s",
             hint="a replay has the trace's own times",
         )
+    if arrivals.process is ArrivalProcess.CLOSED and arrivals.max_in_flight is not None:
+        raise UserError(
+            "process 'closed' takes no `max_in_flight`",
+            key="workload.arrivals.max_in_flight",
+            hint="its users are the limit: one request each",
+        )
     if arrivals.ramp_from and not arrivals.ramp_s:
         raise UserError(
             "is set without `ramp_s`", key="workload.arrivals.ramp_from", hint="set ramp_s to the length of the ramp"
         )
-    _check_slo_classes(workload.slo_classes)
 
 
 def _check_slo_classes(classes: Sequence[SloClass]) -> None:
@@ -571,3 +584,4 @@ def _check_parameters(spec: StudySpec) -> None:
         seen.add(parameter.name)
         if parameter.name in spec.service.options:
             raise UserError("is tuned and also fixed in [service.options]", key=key, hint="remove one of the two")
+    check_client_parameters(spec)

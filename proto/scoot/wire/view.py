@@ -28,6 +28,8 @@ class Study(_View, frozen=True, kw_only=True):
         message: why it failed or was cancelled, or why its search ended before the budget did.
         trials_finished, trials_running: of the budget.
         best_trial: number of the best trial so far.
+        notes: what is worth knowing about its options and its space, a sentence each.
+        spared: what the engine's own argument check has spared it so far, a sentence each.
     """
 
     study_id: str
@@ -40,6 +42,8 @@ class Study(_View, frozen=True, kw_only=True):
     trials_finished: int = 0
     trials_running: int = 0
     best_trial: int | None = None
+    notes: tuple[str, ...] = ()
+    spared: tuple[str, ...] = ()
 
 
 class Trial(_View, frozen=True, kw_only=True):

@@ -2,7 +2,8 @@
 
 Exit codes hide more than they tell (an engine whose core was killed exits 0), and the last line of a log is nearly
 always the generic one ("Engine core initialization failed. See root cause above"). So the text decides: the *first*
-error that an engine-core or worker process logged, else the last exception that is not generic.
+error that an engine-core or worker process logged, else the last exception that is not generic. A process that was
+killed says nothing at all: whether memory was the reason, the kernel's own count of such kills tells, and nothing else.
 """
 
 from __future__ import annotations
@@ -30,11 +31,24 @@ _FATAL: Final = re.compile(
 )
 """What native code, uvicorn and a bare interpreter say before they end; believed only when no exception is there."""
 _PREFIX: Final = re.compile(
-    r"^(?:\d+\.\d\d\.\d{3}\.\d{3} [A-Z] )?"
-    r"(?:\((?P<who>[A-Za-z_]+)\S*\s[^)]*\)\s+)?(?:(?P<level>[A-Z]+)\s+\d\S*\s\S+\s+\[[^\]]*\]\s?)?"
+    r"^(?:\d+\.\d\d\.\d{3}\.\d{3} [A-Z] )?(?:\[rank\d+\]:\s)?"
+    r"(?:\((?P<who>[A-Za-z_]+)\S*\s[^)]*\)\s+)?"
+    r"(?:(?P<level>[A-Z]+)\s+\d\S*\s\S+\s+(?:\[[^\]]*\]|[^\]\s]+:\d+\])\s?)?"
 )
-"""llama.cpp's clock, vLLM's process name (newer releases) and logging head; each may be missing: it always matches."""
-_INNER: Final = frozenset({"EngineCore", "EngineCore_DP", "Worker", "Worker_TP", "Worker_PP", "VllmWorker"})
+"""llama.cpp's clock, torch's rank, vLLM's process name (newer releases) and logging head (older releases leave out its
+first bracket); each may be missing: it always matches."""
+_INNER: Final = frozenset(
+    {
+        "EngineCore",
+        "EngineCore_DP",
+        "RayWorkerWrapper",
+        "VllmWorker",
+        "VllmWorkerProcess",
+        "Worker",
+        "Worker_PP",
+        "Worker_TP",
+    }
+)
 """Names under which vLLM's inner processes log, trailing digits and underscores left out."""
 _MILD: Final = frozenset({"DEBUG", "INFO", "WARNING"})
 _GENERIC: Final = re.compile(
@@ -69,6 +83,20 @@ _OOM: Final = re.compile(
     r"[Nn]ot enough memory|insufficient GPU memory|scheduler died during initialization \(exit code: -9\)|"
     r"cudaMalloc failed|(?:failed|unable) to allocate\b",
 )
+_GPU_FAULT: Final = re.compile(
+    r"uncorrectable (?:ECC|NVLink) error|ECCUncorrectable|fallen off the bus|GPU is lost|\bXid\b"
+)
+"""A GPU that is ill."""
+_GPU: Final = re.compile(
+    r"CUDA-capable devices? ?(?:\(s\) )?(?:is/)?are busy|CUDA unknown error|CUDA error: unknown error|"
+    r"[Ss]ystem not yet initialized|Failed to initialize NVML"
+)
+"""A GPU that is somebody else's, or not ready."""
+_NO_GPU: Final = re.compile(
+    r"no CUDA-capable device|No CUDA GPUs are available|Found no NVIDIA driver|Failed to infer device type|"
+    r"NVIDIA driver on your system is too old|driver version is insufficient"
+)
+"""A host this build of the engine cannot run on."""
 _PORT: Final = re.compile(r"Errno 98|[Aa]ddress already in use|EADDRINUSE|couldn't bind HTTP server socket")
 _DISK: Final = re.compile(r"Errno 28|No space left on device|ENOSPC")
 _MODEL: Final = re.compile(
@@ -83,6 +111,26 @@ _MISSING_ENGINE: Final = re.compile(
     r"No module named '?(?:vllm|scoot|tensorrt_llm|transformers|sglang|llama_cpp)\b|"
     r"Error while finding module specification for"
 )
+
+_Known = tuple[tuple[re.Pattern[str], Reason], ...]
+
+_AT_ANY_TIME: Final[_Known] = (
+    (_DISK, Reason.DISK_FULL),
+    (_GPU_FAULT, Reason.GPU_FAULT),
+    (_GPU, Reason.GPU_BUSY),
+    (_OOM, Reason.ENGINE_OOM),
+)
+_AT_START: Final[_Known] = (
+    (_PORT, Reason.PORT_TAKEN),
+    (_DISK, Reason.DISK_FULL),
+    (_MISSING_ENGINE, Reason.ENGINE_MISSING),
+    (_NO_GPU, Reason.ENGINE_MISSING),
+    (_MODEL, Reason.MODEL_MISSING),
+    (_GPU_FAULT, Reason.GPU_FAULT),
+    (_GPU, Reason.GPU_BUSY),
+    (_OOM, Reason.ENGINE_OOM),
+)
+"""What a root-cause line can say, in the order in which it is believed."""
 
 
 class Exit(Protocol):
@@ -104,7 +152,9 @@ class Exit(Protocol):
         ...
 
 
-def classify_start(exit_status: Exit | None, *, timed_out: bool, log_text: str, engine: str) -> tuple[Reason, str]:
+def classify_start(
+    exit_status: Exit | None, *, timed_out: bool, log_text: str, engine: str, oom_kills: int | None = None
+) -> tuple[Reason, str]:
     """Why an engine did not become ready, and the line that says so.
 
     Args:
@@ -112,17 +162,20 @@ def classify_start(exit_status: Exit | None, *, timed_out: bool, log_text: str, 
         timed_out: the start's deadline passed.
         log_text: beginning and end of its log.
         engine: the adapter's name, for the line when the log says nothing.
+        oom_kills: processes of this host the kernel killed for lack of memory meanwhile, None if nobody could tell.
 
     Returns:
         A reason, and one line of at most limits.STRING_CHARS characters, never empty.
     """
     lines = _lines(log_text)
     refused, cause = _find_cause(lines)
-    by_text = _reason_of(cause) or (Reason.ENGINE_REJECTED_ARGS if refused else None)
+    by_text = _reason_of(cause, _AT_START) or (Reason.ENGINE_REJECTED_ARGS if refused else None)
     if by_text is not None:
         return by_text, _one_line(cause)
+    if exit_status is not None and oom_kills and not _telling(cause):
+        return Reason.ENGINE_OOM, _one_line(_starved_text(engine, cause, oom_kills))
     if _killed(exit_status, lines):
-        return Reason.ENGINE_OOM, _one_line(_killed_text(engine, cause))
+        return Reason.ENGINE_EXITED_ON_START, _one_line(_killed_text(engine, cause, oom_kills))
     if exit_status is None and timed_out:
         last = cause or _last(lines)
         return Reason.ENGINE_START_TIMEOUT, _one_line(f"{engine} was not ready in time; last said: {last}")
@@ -131,7 +184,13 @@ def classify_start(exit_status: Exit | None, *, timed_out: bool, log_text: str, 
 
 
 def classify_load(
-    exit_status: Exit | None, *, hung: bool, failed_share: float, log_text: str, engine: str
+    exit_status: Exit | None,
+    *,
+    hung: bool,
+    failed_share: float,
+    log_text: str,
+    engine: str,
+    oom_kills: int | None = None,
 ) -> tuple[Reason, str]:
     """What went wrong under load, and the line that says so. Only for attempts that did go wrong.
 
@@ -141,22 +200,43 @@ def classify_load(
         failed_share: failed requests over those sent, 0..1.
         log_text: beginning and end of its log.
         engine: the adapter's name.
+        oom_kills: as in `classify_start`.
     """
     lines = _lines(log_text)
     cause = root_cause(lines)
     told = cause or _last(lines)
-    if cause and _OOM.search(cause):
-        return Reason.ENGINE_OOM, _one_line(cause)
-    if _killed(exit_status, lines):
-        return Reason.ENGINE_OOM, _one_line(_killed_text(engine, cause))
-    if exit_status is not None:
-        how = _ending(exit_status)
-        return Reason.ENGINE_CRASHED_UNDER_LOAD, _one_line(cause or f"{engine} {how} under load: {told}")
+    by_text = _reason_of(cause, _AT_ANY_TIME)
+    if by_text is not None:
+        return by_text, _one_line(cause)
+    if exit_status is not None or _core_died(lines):
+        reason, text = _crash(exit_status, lines, cause, engine, oom_kills)
+        return reason, _one_line(text)
     if hung:
-        return Reason.ENGINE_HUNG_UNDER_LOAD, _one_line(f"{engine} stopped answering under load; {told}")
-    if any("EngineDead" in line for line in lines):
-        return Reason.ENGINE_CRASHED_UNDER_LOAD, _one_line(told)
+        return Reason.ENGINE_HUNG_UNDER_LOAD, _one_line(f"{engine} stopped answering under load; last said: {told}")
     return Reason.ENGINE_REQUESTS_FAILED, _one_line(f"{failed_share:.1%} of the requests failed; {told}")
+
+
+def _crash(
+    exit_status: Exit | None, lines: list[str], cause: str, engine: str, oom_kills: int | None
+) -> tuple[Reason, str]:
+    """What became of an engine that ended under load, in whole or in part."""
+    told = cause or _last(lines)
+    if oom_kills and not _telling(cause):
+        return Reason.ENGINE_OOM, _starved_text(engine, cause, oom_kills)
+    if _killed(exit_status, lines):
+        text = _killed_text(engine, cause, oom_kills)
+    elif _telling(cause):
+        text = cause
+    elif _core_died(lines):
+        text = f"a process of {engine} ended without a word (killed, or a crash in native code); the others say: {told}"
+    else:
+        text = f"{engine} {_ending(exit_status)} under load: {told}"
+    return Reason.ENGINE_CRASHED_UNDER_LOAD, text
+
+
+def _core_died(lines: list[str]) -> bool:
+    """Whether vLLM's API process says that its engine core is gone; it then exits, with status 0."""
+    return any("EngineDead" in line for line in lines)
 
 
 def root_cause(lines: list[str]) -> str:
@@ -216,27 +296,30 @@ def _validation(header: str, below: list[str]) -> str:
     return f"{header.rpartition(' for ')[2]}: {field}{sentence}" if sentence else header
 
 
-def _reason_of(cause: str) -> Reason | None:
+def _reason_of(cause: str, known: _Known) -> Reason | None:
     """What the root-cause line says; None if it fits no known kind."""
-    for pattern, reason in (
-        (_PORT, Reason.PORT_TAKEN),
-        (_DISK, Reason.DISK_FULL),
-        (_MISSING_ENGINE, Reason.ENGINE_MISSING),
-        (_MODEL, Reason.MODEL_MISSING),
-        (_OOM, Reason.ENGINE_OOM),
-    ):
-        if pattern.search(cause):
-            return reason
-    return None
+    return next((reason for pattern, reason in known if pattern.search(cause)), None)
 
 
-def _killed_text(engine: str, cause: str) -> str:
-    text = f"{engine} was killed by SIGKILL, and not by SCOOT: the host was out of memory, most likely"
+def _telling(cause: str) -> bool:
+    """Whether the line says more than that something is wrong."""
+    return bool(cause) and not _GENERIC.search(cause)
+
+
+def _starved_text(engine: str, cause: str, oom_kills: int) -> str:
+    text = f"{engine} ended while the kernel killed {oom_kills} process(es) of this host for lack of memory"
+    return f"{text} ({cause})" if cause else text
+
+
+def _killed_text(engine: str, cause: str, oom_kills: int | None) -> str:
+    text = f"{engine} was killed by SIGKILL, and not by SCOOT: by the kernel for lack of memory, or by somebody's hand"
+    if oom_kills == 0:
+        text = f"{engine} was killed by SIGKILL, and neither by SCOOT nor by the kernel for lack of memory"
     return f"{text} ({cause})" if cause else text
 
 
 def _killed(exit_status: Exit | None, lines: list[str]) -> bool:
-    """Whether the kernel did it, or an administrator."""
+    """Whether somebody else than SCOOT and the engine itself did it."""
     if exit_status is None or exit_status.signal != _SIGKILL or exit_status.by_us:
         return False
     return not any(_CHILD_FAILED.search(line) for line in lines)

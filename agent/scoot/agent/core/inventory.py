@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from scoot.agent.core.run import Ending, refusal
+from scoot.agent.core.run import Ending, Unclean, refusal
 from scoot.wire.assignment import Device
 from scoot.wire.reasons import Reason
 
@@ -17,12 +17,12 @@ class Holdings(msgspec.Struct, frozen=True):
     Attributes:
         devices: all of them, in the order of the inventory.
         held: device id -> attempt that uses it.
-        quarantined: device id -> why no attempt may use it until the agent restarts.
+        quarantined: device id -> what every attempt that wants it is refused with, until the agent restarts.
     """
 
     devices: tuple[Device, ...]
     held: Mapping[str, str] = {}
-    quarantined: Mapping[str, str] = {}
+    quarantined: Mapping[str, Ending] = {}
 
 
 def refuse(holdings: Holdings, attempt_id: str, wanted: Sequence[str]) -> Ending | None:
@@ -34,7 +34,7 @@ def refuse(holdings: Holdings, attempt_id: str, wanted: Sequence[str]) -> Ending
         if device not in known:
             return refusal(Reason.GPU_BUSY, f"device {device!r} is not one of this agent's: {sorted(known)}")
         if device in holdings.quarantined:
-            return refusal(Reason.GPU_MEMORY_NOT_RELEASED, f"device {device}: {holdings.quarantined[device]}")
+            return holdings.quarantined[device]
         holder = holdings.held.get(device, attempt_id)
         if holder != attempt_id:
             return refusal(Reason.GPU_BUSY, f"device {device} is in use by attempt {holder}")
@@ -52,9 +52,10 @@ def release(holdings: Holdings, attempt_id: str) -> Holdings:
     return msgspec.structs.replace(holdings, held=kept)
 
 
-def quarantine(holdings: Holdings, devices: Sequence[str], why: str) -> Holdings:
-    """`holdings` with `devices` out of use; the first reason stays."""
-    return msgspec.structs.replace(holdings, quarantined={**dict.fromkeys(devices, why), **holdings.quarantined})
+def quarantine(holdings: Holdings, trouble: Unclean) -> Holdings:
+    """`holdings` with the devices of `trouble` out of use; the first reason stays."""
+    refused = {device: refusal(trouble.reason, f"device {device}: {trouble.why}") for device in trouble.devices}
+    return msgspec.structs.replace(holdings, quarantined={**refused, **holdings.quarantined})
 
 
 def trusted(holdings: Holdings) -> tuple[Device, ...]:

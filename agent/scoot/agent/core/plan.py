@@ -8,7 +8,9 @@ import msgspec
 
 from scoot.benchmark.plan import LoadPlan, PromptMode
 from scoot.wire.assignment import Assignment
+from scoot.wire.client_parameters import workload_of
 from scoot.wire.errors import UserError
+from scoot.wire.spec import Workload
 from scoot.wire.topology import topology
 
 
@@ -45,8 +47,8 @@ def replica_count(assignment: Assignment) -> int:
     shape = topology(assignment.service, assignment.config)
     if shape.devices != len(assignment.devices):
         raise UserError(
-            f"the configuration needs {shape.devices} devices ({shape.replicas} replicas of tensor-parallel degree "
-            f"{shape.tensor_parallel}), {len(assignment.devices)} were assigned",
+            f"the configuration needs {shape.devices} devices ({shape.replicas} replicas of {shape.per_replica}, "
+            f"tensor-parallel degree {shape.tensor_parallel}), {len(assignment.devices)} were assigned",
             key="service.devices",
         )
     return shape.replicas
@@ -60,16 +62,26 @@ def replicas(assignment: Assignment, ports: Sequence[int]) -> tuple[Replica, ...
         ValueError: not one port per replica.
     """
     count = replica_count(assignment)
-    degree = len(assignment.devices) // count
+    shape = topology(assignment.service, assignment.config)
+    each = shape.per_replica
     return tuple(
         Replica(
             index=index,
-            tensor_parallel=degree,
-            devices=assignment.devices[index * degree : (index + 1) * degree],
+            tensor_parallel=shape.tensor_parallel,
+            devices=assignment.devices[index * each : (index + 1) * each],
             port=port,
         )
         for index, port in zip(range(count), ports, strict=True)
     )
+
+
+def load_of(assignment: Assignment) -> Workload:
+    """The load of the assigned configuration: client's parameters in it replace what they stand for.
+
+    Raises:
+        UserError: they do not fit the workload.
+    """
+    return workload_of(assignment.workload, assignment.config)
 
 
 def load_plan(
@@ -80,8 +92,9 @@ def load_plan(
     rows_path: str,
     spool_path: str,
     audit_path: str,
+    own_root: int = 0,
 ) -> LoadPlan:
-    """What the load process is told. Paths are absolute paths on this host."""
+    """What the load process is told. Paths are absolute paths on this host; `own_root` as in LoadPlan."""
     return LoadPlan(
         targets=tuple(replica.url for replica in fleet),
         model=prompting.model,
@@ -90,10 +103,11 @@ def load_plan(
         token_high=prompting.token_high,
         ignore_eos=prompting.ignore_eos,
         max_model_len=assignment.service.max_model_len or 0,
-        workload=assignment.workload,
+        workload=load_of(assignment),
         rows_path=rows_path,
         run_seeds=assignment.run_seeds,
         limits=assignment.limits,
         spool_path=spool_path,
         audit_path=audit_path,
+        own_root=own_root,
     )

@@ -80,14 +80,28 @@ def refusal(reason: Reason, message: str) -> Ending:
     return Ending(EndState.REFUSED, reason, message)
 
 
-def after_dirty_stop(ending: Ending, trouble: str) -> Ending:
+class Unclean(msgspec.Struct, frozen=True):
+    """What an attempt left its host like: devices that cannot be trusted from now on, and why.
+
+    `reason` is GPU_FAULT where the hardware failed, GPU_MEMORY_NOT_RELEASED where something of the engine is left.
+    """
+
+    reason: Reason
+    why: str
+    devices: tuple[str, ...]
+
+
+def after_dirty_stop(ending: Ending, trouble: Unclean) -> Ending:
     """`ending` once the host was found unclean. A success is given up; a failure keeps its cause and names the trouble.
 
     What was measured may share its device with a leak that began earlier; and the coordinator has to hear of the host.
+    A device that failed explains every other failure, so the host is blamed and the configuration is not.
     """
     if ending.state is EndState.COMPLETED:
-        return failure(Reason.GPU_MEMORY_NOT_RELEASED, trouble)
-    return msgspec.structs.replace(ending, message=f"{ending.message} (afterwards: {trouble})")
+        return failure(trouble.reason, trouble.why)
+    if trouble.reason is Reason.GPU_FAULT and ending.state in (EndState.INFEASIBLE, EndState.ABORTED):
+        return failure(trouble.reason, f"{trouble.why} (the attempt ended: {ending.reason}: {ending.message})")
+    return msgspec.structs.replace(ending, message=f"{ending.message} (afterwards: {trouble.why})")
 
 
 class Step(msgspec.Struct, frozen=True):

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
-from typing import Final, Protocol
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final, Protocol, TypeVar
 
 from scoot.agent.engines import base, permits, vllm
 from scoot.agent.engines.base import EngineSettings, LaunchRequest
 from scoot.agent.engines.oracle import Oracle
+from scoot.agent.host import proctable
+from scoot.agent.host.gpu import GpuSource
+from scoot.wire.catalogue.option import Catalogue
 from scoot.wire.catalogue.verdict import Unknown, Verdict
 from scoot.wire.spec import Config
+
+T = TypeVar("T")
+
+LOG: Final = logging.getLogger(__name__)
 
 _DEGREE: Final = "tensor_parallel_size"
 
@@ -26,20 +34,34 @@ class Checker(Protocol):
         """
         ...
 
+    async def catalogue(self) -> Catalogue | Unknown:
+        """Every option of the installation, with the defaults it resolves on this host."""
+        ...
+
     async def aclose(self) -> None:
         """End what it keeps running."""
         ...
 
 
 class VllmChecker:
-    """vLLM's, on processors only: whether the check leaves a GPU alone has not been seen on one.
+    """vLLM's.
 
     It keeps one `Oracle` (0.6 GB of host memory), of the environment that was asked about last: variables decide as
-    options do. `oracle` makes it; tests have another.
+    options do. vLLM's check is not meant to use a GPU; where the driver says that its helper holds memory of one after
+    all, the helper is ended, and nobody is asked any more: a trial measured beside it would be another.
+
+    Args:
+        settings: of the engine.
+        gpus: where the driver is asked; None: there are no GPUs.
+        oracle: makes oracles; tests have others.
     """
 
-    def __init__(self, settings: EngineSettings, *, oracle: Callable[..., Oracle] = Oracle) -> None:
+    def __init__(
+        self, settings: EngineSettings, *, gpus: GpuSource | None = None, oracle: Callable[..., Oracle] = Oracle
+    ) -> None:
         self._settings = settings
+        self._gpus = gpus
+        self._barred = ""
         self._make = oracle
         self._options = vllm.ALLOWED_OPTIONS | set(settings.allow_options)
         self._env = vllm.ALLOWED_ENV | set(settings.allow_env)
@@ -49,17 +71,41 @@ class VllmChecker:
 
     async def check(self, request: LaunchRequest) -> Verdict:
         """See Checker."""
-        if not permits.on_cpu(request):
-            return Unknown("not asked: it is not known whether the check leaves GPUs alone")
         env = base.study_environment(request.service.env, allowed=self._env, fixed={})
         asked: Config = permits.asked(request, length="max_model_len")
         if request.tensor_parallel > 1 or _DEGREE in asked:
             asked[_DEGREE] = request.tensor_parallel
+        return await self._ask(env, lambda oracle: oracle.check(asked, model=request.service.model))
+
+    async def catalogue(self) -> Catalogue | Unknown:
+        """See Checker."""
+        return await self._ask({}, Oracle.catalogue)
+
+    async def _ask(self, env: Mapping[str, str], question: Callable[[Oracle], Awaitable[T]]) -> T | Unknown:
+        """One question to the oracle of an environment."""
         async with self._turn:
+            if self._barred:
+                return Unknown(self._barred)
             if self._oracle is None or env != self._asked_env:
                 await self._close()
                 self._oracle, self._asked_env = self._make(self._settings, allowed=self._options, env=env), env
-            return await self._oracle.check(asked, model=request.service.model)
+            answer = await question(self._oracle)
+            held = await asyncio.to_thread(self._held, self._oracle.pid)
+            if held:
+                self._barred = f"not asked: vLLM's check takes memory of GPUs here ({held})"
+                LOG.error("%s; its helper was ended", self._barred)
+                await self._close()
+            return answer
+
+    def _held(self, pid: int | None) -> str:
+        """The GPU of which the helper holds memory, "" if none."""
+        if self._gpus is None or pid is None:
+            return ""
+        mine = {pid, *(each.pid for each in proctable.below(pid, proctable.read_processes()))}
+        for device in self._gpus.devices():
+            if any(each.pid in mine for each in self._gpus.read(device.id).processes):
+                return device.id
+        return ""
 
     async def aclose(self) -> None:
         """End the oracle."""
@@ -72,6 +118,6 @@ class VllmChecker:
             await oracle.aclose()
 
 
-def make_checker(settings: EngineSettings) -> Checker | None:
+def make_checker(settings: EngineSettings, gpus: GpuSource | None = None) -> Checker | None:
     """The checker of an engine; None where it has none, or the host's administrator does not want it."""
-    return VllmChecker(settings) if settings.kind == vllm.VllmAdapter.name and settings.check_first else None
+    return VllmChecker(settings, gpus=gpus) if settings.kind == vllm.VllmAdapter.name and settings.check_first else None

@@ -23,7 +23,7 @@ from scoot.agent.engines.base import EngineSettings
 from scoot.agent.host import logs
 from scoot.agent.host.process import HelperProcess, SpawnError, spawn_helper
 from scoot.wire.catalogue.option import Catalogue, EngineOption, Source
-from scoot.wire.catalogue.verdict import Effective, Invalid, Ok, RefusalKind, Unknown, Verdict, inert
+from scoot.wire.catalogue.verdict import Invalid, Ok, RefusalKind, Unknown, Verdict, inert, told
 from scoot.wire.spec import Config, Scalar
 
 S = TypeVar("S", bound=msgspec.Struct)
@@ -122,6 +122,11 @@ class Oracle:
         self._in_vain = 0
         self._turn = asyncio.Lock()
 
+    @property
+    def pid(self) -> int | None:
+        """The running helper's process, None where none runs."""
+        return None if self._helper is None else self._helper.pid
+
     async def __aenter__(self) -> Self:
         return self
 
@@ -176,21 +181,15 @@ class Oracle:
         )
 
     async def inert(self, space: Mapping[str, Sequence[Scalar]], *, model: str = "") -> frozenset[str]:
-        """Options that change nothing on this host, whichever of these values they take, each tried by itself.
-
-        An option of which a value is refused, or that nobody can tell of, is not called inert. Neither is one whose
-        value the engine notes down and then ignores: an effective configuration cannot show that.
-        """
-        base_verdict = await self.check({}, model=model)
-        if not isinstance(base_verdict, Ok):
-            return frozenset()
-        variants: dict[str, list[tuple[object, Effective]]] = {}
-        for name, values in space.items():
-            verdicts = [(value, await self.check({name: value}, model=model)) for value in values]
-            accepted = [(value, verdict.effective) for value, verdict in verdicts if isinstance(verdict, Ok)]
-            if len(accepted) == len(verdicts):
-                variants[name] = list(accepted)
-        return inert(base_verdict.effective, variants)
+        """Options that change nothing on this host, whichever of these values they take, each tried by itself."""
+        base_case = told(await self.check({}, model=model), space)
+        return inert(
+            base_case,
+            {
+                name: [(value, told(await self.check({name: value}, model=model), space)) for value in values]
+                for name, values in space.items()
+            },
+        )
 
     async def _ask(self, question: Mapping[str, object]) -> _Answer:
         """An answer of the helper, started where there is none.

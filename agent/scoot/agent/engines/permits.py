@@ -15,12 +15,10 @@ import msgspec
 
 from scoot.agent.engines import base
 from scoot.agent.engines.base import EngineSettings, LaunchRequest
+from scoot.wire.assignment import CPU
 from scoot.wire.errors import UserError
 from scoot.wire.spec import Config, Scalar, Service
 from scoot.wire.topology import TENSOR_PARALLEL_NAMES
-
-CPU: Final = "cpu"
-"""The kind of a device that is a slot of the host's own processors."""
 
 COMMON_ENV: Final = frozenset(
     {

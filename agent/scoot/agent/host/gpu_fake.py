@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from scoot.agent.host.gpu import GpuProcess, GpuReading
+from scoot.agent.host.gpu import APPLICATION_XIDS, GpuProcess, GpuReading
 from scoot.wire.assignment import Device
 
 _H200_BYTES: Final = 141 * 10**9
@@ -24,12 +24,16 @@ class FakeGpu(msgspec.Struct, kw_only=True):
         held: pid -> bytes.
         leaked_bytes: in use, and no process to be seen for it.
         lost: the driver no longer answers.
+        ecc_errors, xids, last_xid: as in GpuReading.
     """
 
     device: Device
     held: dict[int, int] = {}
     leaked_bytes: int = 0
     lost: bool = False
+    ecc_errors: int | None = 0
+    xids: int = 0
+    last_xid: int = 0
 
 
 class FakeGpus:
@@ -58,6 +62,9 @@ class FakeGpus:
         return GpuReading(
             used_bytes=_DRIVER_BYTES + gpu.leaked_bytes + sum(gpu.held.values()),
             processes=tuple(GpuProcess(pid=pid, used_bytes=gpu.held[pid]) for pid in sorted(gpu.held)),
+            ecc_errors=gpu.ecc_errors,
+            xids=gpu.xids,
+            last_xid=gpu.last_xid,
         )
 
     def close(self) -> None:
@@ -72,6 +79,17 @@ class FakeGpus:
         gpu = self.gpus[uuid]
         gpu.held.pop(pid, None)
         gpu.leaked_bytes += leak_bytes
+
+    def corrupt(self, uuid: str, errors: int = 1) -> None:
+        """Memory errors that ECC cannot correct."""
+        gpu = self.gpus[uuid]
+        gpu.ecc_errors = (gpu.ecc_errors or 0) + errors
+
+    def report(self, uuid: str, xid: int) -> None:
+        """The driver reports an Xid."""
+        gpu = self.gpus[uuid]
+        gpu.xids += xid not in APPLICATION_XIDS
+        gpu.last_xid = xid if xid not in APPLICATION_XIDS else gpu.last_xid
 
     def lose(self, uuid: str) -> None:
         """The GPU falls off the bus."""

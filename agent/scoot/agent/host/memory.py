@@ -9,7 +9,9 @@ from typing import Final
 import msgspec
 
 _MEMINFO: Final = Path("/proc/meminfo")
+_VMSTAT: Final = Path("/proc/vmstat")
 _LINE: Final = re.compile(r"^(\w+):\s+(\d+) kB$", re.MULTILINE)
+_OOM_KILL: Final = re.compile(r"^oom_kill (\d+)$", re.MULTILINE)
 _KIB: Final = 1024
 _GIB: Final = 1024**3
 
@@ -37,6 +39,20 @@ def parse_meminfo(text: str) -> HostMemory:
 def read_memory() -> HostMemory:
     """This host's memory now."""
     return parse_meminfo(_MEMINFO.read_text(encoding="ascii"))
+
+
+def parse_oom_kills(text: str) -> int | None:
+    """Processes killed for lack of memory, in the text of /proc/vmstat; None where it does not tell. Pure."""
+    found = _OOM_KILL.search(text)
+    return int(found[1]) if found is not None else None
+
+
+def oom_kills() -> int | None:
+    """Processes of this host that the kernel has killed for lack of memory since boot; None where it does not tell."""
+    try:
+        return parse_oom_kills(_VMSTAT.read_text(encoding="ascii"))
+    except OSError:
+        return None
 
 
 def admit(memory: HostMemory, *, engines: int, predicted_rss_bytes: int, reserve_bytes: int) -> Admission:

@@ -12,10 +12,12 @@ from scoot.v1 import agent_service_pb2 as pb
 from scoot.v1 import measurement_pb2
 from scoot.wire import limits
 from scoot.wire.assignment import Assignment, Inventory, Progress
+from scoot.wire.catalogue.verdict import Checked
 from scoot.wire.errors import RemoteProtocolError, UserError
 from scoot.wire.lease import LeasePolicy
 from scoot.wire.measurement import AttemptOutcome
 from scoot.wire.protobuf import from_message, to_message
+from scoot.wire.spec import Config, Service
 
 PROTOCOL: Final = 1
 """Version of this protocol, told in Hello."""
@@ -80,7 +82,27 @@ class Refusal(msgspec.Struct, frozen=True):
     retry: bool
 
 
-Incoming = Welcome | HeartbeatAck | Assign | Cancel | OutcomeAck | Refusal
+class CheckQuestion(msgspec.Struct, frozen=True, kw_only=True):
+    """What would the engine make of these configurations? `names`: the parameters whose values are wanted."""
+
+    check_id: int
+    service: Service
+    configs: tuple[Config, ...]
+    names: tuple[str, ...] = ()
+
+
+class CheckReply(msgspec.Struct, frozen=True, kw_only=True):
+    """Answers in the order of the question's configurations."""
+
+    check_id: int
+    checked: tuple[Checked, ...]
+
+
+Incoming = Welcome | HeartbeatAck | Assign | Cancel | OutcomeAck | Refusal | CheckQuestion
+
+
+class _Configuration(msgspec.Struct, frozen=True):
+    values: Config = {}
 
 
 class Verdict(StrEnum):
@@ -128,6 +150,18 @@ def outcome(value: AttemptOutcome) -> pb.AgentMessage:
     return message
 
 
+def check_reply(value: CheckReply) -> pb.AgentMessage:
+    """Answers to a question about configurations."""
+    message = pb.AgentMessage()
+    to_message(value, message.check_reply)
+    return message
+
+
+def catalogue(engine: str, json: bytes) -> pb.AgentMessage:
+    """The options of an engine, as JSON of scoot.wire.catalogue.option.Catalogue."""
+    return pb.AgentMessage(catalogue=pb.EngineCatalogue(engine=engine, json=json))
+
+
 def batch(
     ref: AttemptRef, seq: int, payload: bytes, *, sha256: bytes, raw_bytes: int, zstd: bool
 ) -> measurement_pb2.MeasurementBatch:
@@ -149,21 +183,25 @@ def incoming(message: pb.CoordinatorMessage) -> Incoming:
     Raises:
         RemoteProtocolError: an empty or unknown body, or values out of their limits.
     """
+    found: Incoming
     match message.WhichOneof("body"):
         case "welcome":
-            return Welcome(session_id=_text(message.welcome.session_id), lease=_lease(message.welcome.lease))
+            found = Welcome(session_id=_text(message.welcome.session_id), lease=_lease(message.welcome.lease))
         case "heartbeat_ack":
-            return HeartbeatAck(message.heartbeat_ack.seq)
+            found = HeartbeatAck(message.heartbeat_ack.seq)
         case "assign":
-            return Assign(_assignment(message.assign))
+            found = Assign(_assignment(message.assign))
         case "cancel":
-            return Cancel(AttemptRef(_text(message.cancel.attempt_id), message.cancel.fence))
+            found = Cancel(AttemptRef(_text(message.cancel.attempt_id), message.cancel.fence))
         case "outcome_ack":
-            return OutcomeAck(AttemptRef(_text(message.outcome_ack.attempt_id), message.outcome_ack.fence))
+            found = OutcomeAck(AttemptRef(_text(message.outcome_ack.attempt_id), message.outcome_ack.fence))
         case "refusal":
-            return Refusal(_text(message.refusal.message), message.refusal.retry)
+            found = Refusal(_text(message.refusal.message), message.refusal.retry)
+        case "check":
+            found = _question(message.check)
         case _:
             raise RemoteProtocolError("the coordinator sent a message without a known body")
+    return found
 
 
 def reply(message: pb.UploadReply) -> Reply:
@@ -197,6 +235,19 @@ def _lease(message: pb.LeasePolicy) -> LeasePolicy:
         return from_message(message, LeasePolicy)
     except UserError as error:
         raise RemoteProtocolError(f"unusable lease policy: {error}") from error
+
+
+def _question(message: pb.CheckConfigs) -> CheckQuestion:
+    if len(message.configs) > limits.CHECKS or len(message.names) > limits.PARAMETERS:
+        raise RemoteProtocolError(f"check {message.check_id}: too many configurations or names")
+    if any(len(each.values) > limits.PARAMETERS for each in message.configs):
+        raise RemoteProtocolError(f"check {message.check_id}: too many parameters")
+    return CheckQuestion(
+        check_id=message.check_id,
+        service=from_message(message.service, Service),
+        configs=tuple(from_message(each, _Configuration).values for each in message.configs),
+        names=tuple(message.names),
+    )
 
 
 def _assignment(message: pb.Assignment) -> Assignment:

@@ -49,6 +49,15 @@ class SessionHandler(Protocol):
     def outcome_acknowledged(self, ref: AttemptRef) -> None:
         """The outcome need not be kept any longer."""
 
+    def check(self, question: codec.CheckQuestion) -> None:
+        """Find out what an engine would make of configurations; the answer comes up among `check_replies`."""
+
+    def check_replies(self) -> Sequence[codec.CheckReply]:
+        """Answers that were not given out before."""
+
+    def catalogues(self) -> Mapping[str, bytes]:
+        """JSON of the options of engines, by their names."""
+
     def updates(self) -> Mapping[AttemptRef, Progress]:
         """Where every running attempt is."""
 
@@ -65,6 +74,7 @@ class _Said:
 
     def __init__(self) -> None:
         self.outcomes: set[AttemptRef] = set()
+        self.catalogues: set[str] = set()
         self.updates: dict[AttemptRef, tuple[Progress, float]] = {}
 
     def due(self, ref: AttemptRef, progress: Progress, now_s: float) -> float:
@@ -190,6 +200,8 @@ class Session:
                 self._handler.cancel(ref)
             case codec.OutcomeAck(ref):
                 self._handler.outcome_acknowledged(ref)
+            case codec.CheckQuestion():
+                self._handler.check(message)
             case codec.Refusal(text, retry):
                 raise SessionEnded(f"refused ({'for now' if retry else 'for good'}): {text}")
             case codec.Welcome():
@@ -226,6 +238,12 @@ class Session:
             if ref not in said.outcomes:
                 said.outcomes.add(ref)
                 await _write(call, codec.outcome(outcome))
+        for reply in self._handler.check_replies():
+            await _write(call, codec.check_reply(reply))
+        for engine, json in self._handler.catalogues().items():
+            if engine not in said.catalogues:
+                said.catalogues.add(engine)
+                await _write(call, codec.catalogue(engine, json))
         wait_s = float("inf")
         updates = self._handler.updates()
         for ref, progress in updates.items():

@@ -54,7 +54,7 @@ class FakeCoordinator(AgentServiceServicer):
         withhold_outcome_acks: outcomes are recorded and not acknowledged.
         refusal: refuse sessions with this (message, retry).
         judge: answers a batch; None stores it.
-        hellos, updates, outcomes: everything heard, in order, repetitions included.
+        hellos, updates, outcomes, check_replies, catalogues: everything heard, in order, repetitions included.
         received: (attempt, seq, verdict) of every batch, in order, repetitions included.
         stored: (attempt, seq) -> inflated payload of batches answered STORED.
         violations: what a real coordinator would complain about, such as two payloads for one batch.
@@ -71,6 +71,8 @@ class FakeCoordinator(AgentServiceServicer):
         self.hellos: list[pb.Hello] = []
         self.updates: list[pb.AttemptUpdate] = []
         self.outcomes: list[AttemptOutcome] = []
+        self.check_replies: list[pb.CheckReply] = []
+        self.catalogues: list[pb.EngineCatalogue] = []
         self.received: list[tuple[AttemptRef, int, Verdict]] = []
         self.stored: dict[tuple[AttemptRef, int], bytes] = {}
         self.violations: list[str] = []
@@ -204,6 +206,10 @@ class FakeCoordinator(AgentServiceServicer):
                 return [pb.CoordinatorMessage(heartbeat_ack=pb.HeartbeatAck(seq=message.heartbeat.seq))]
             case "update":
                 self.updates.append(message.update)
+            case "check_reply":
+                self.check_replies.append(message.check_reply)
+            case "catalogue":
+                self.catalogues.append(message.catalogue)
             case "outcome":
                 outcome = from_message(message.outcome, AttemptOutcome)
                 self.outcomes.append(outcome)

@@ -39,6 +39,7 @@ from scoot.coordinator.report.results import (
 from scoot.coordinator.report.text import objective_info, outcome_info
 from scoot.coordinator.study.history import best_of
 from scoot.coordinator.study.state import StudyRecord, TrialRecord
+from scoot.coordinator.study.vetting import notes, spared
 from scoot.wire.reasons import blame_of
 from scoot.wire.spec import StudySpec
 from scoot.wire.states import TrialKind, TrialState
@@ -91,6 +92,7 @@ def build_results(study: StudyRecord, trials: Sequence[TrialRecord], *, scoot_ve
         slo=slo,
         caveats=(),
         outcomes=tuple(map(outcome_info, outcomes)),
+        notes=tuple(map(redactor.text, (*notes(study), *spared(study)))),
     )
     return msgspec.structs.replace(partial, caveats=find_caveats(partial, redacted=redactor.names))
 

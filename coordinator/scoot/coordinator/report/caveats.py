@@ -9,6 +9,8 @@ from scoot.coordinator.report.command import scalar_text
 from scoot.coordinator.report.results import Caveat, Results, TrialResult
 from scoot.coordinator.report.text import limit_text, numbers, percent, quantity
 from scoot.simulator.serving.target import pretence
+from scoot.wire.measurement import other_cpu_share
+from scoot.wire.reasons import Reason
 from scoot.wire.spec import Limits
 from scoot.wire.states import StudyState, TrialKind, TrialState
 
@@ -31,10 +33,11 @@ _LOOSER_LIMITS: Final = (
     ("run_queue_share", "of the run", "a load generator without a CPU may itself be what is slow"),
     ("achieved_share", "of the offered rate", "the load may have been lighter than the load asked for"),
     ("merged_share", "of the chunks", "gaps between tokens that were read together are not in ITL"),
+    ("other_cpu_share", "of the host's CPUs", "others' work may have slowed the engine or the load generator"),
 )
 """Limits that this study may have set looser than SCOOT's own: name, unit, what that means."""
 
-_SWITCHED_OFF_AT_0: Final = ("run_queue_share", "achieved_share", "merged_share")
+_SWITCHED_OFF_AT_0: Final = ("run_queue_share", "achieved_share", "merged_share", "other_cpu_share")
 _LOWER_IS_LOOSER: Final = ("achieved_share",)
 
 _P99_REQUESTS: Final = 100
@@ -45,11 +48,13 @@ def find_caveats(results: Results, *, redacted: Sequence[str] = ()) -> tuple[Cav
     return (
         *_about_the_study(results),
         *_about_the_engine(results),
+        *(Caveat(code="options", text=f"{note[:1].upper()}{note[1:]}.") for note in results.notes),
         *_about_the_answer(results),
         *_about_the_confirmation(results),
         *_about_the_limits(results),
         *_about_the_workload(results),
         *_about_measurements(results),
+        *_about_noise(results),
         *_about_trials(results),
         *(
             (Caveat(code="redacted", text=f"Values of {', '.join(redacted)} are hidden: their names look secret."),)
@@ -258,6 +263,24 @@ def _about_measurements(results: Results) -> Iterator[Caveat]:
                     f"{f' ({detail})' if detail else ''}.",
                     trial=trial.number,
                 )
+
+
+def _about_noise(results: Results) -> Iterator[Caveat]:
+    """Runs that were taken although others used the host."""
+    noisy: dict[int, float] = {}
+    for trial in results.trials:
+        for run in trial.runs:
+            if run.validity.valid and run.validity.reason is Reason.HOST_NOISY:
+                noisy[trial.number] = max(noisy.get(trial.number, 0.0), other_cpu_share(run.audit) or 0.0)
+    if noisy:
+        several = len(noisy) > 1
+        yield Caveat(
+            code="noisy-host",
+            text=f"Trial{'s' if several else ''} {numbers(list(noisy))} {'were' if several else 'was'} measured while "
+            f"others used {'up to ' if several else ''}{100 * max(noisy.values()):.0f} % of the host's CPUs: no "
+            "attempt found it quieter, and the figures may be worse for it.",
+            trial=None if several else next(iter(noisy)),
+        )
 
 
 def _about_trials(results: Results) -> Iterator[Caveat]:

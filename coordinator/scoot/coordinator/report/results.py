@@ -303,6 +303,7 @@ class Results(_Value, frozen=True, kw_only=True):
         front: members of the Pareto front; empty with one objective.
         slo: null while nothing is confirmed.
         outcomes: limits that a configuration has to keep.
+        notes: what was found out about the study's options and its space, a sentence each.
     """
 
     schema: int
@@ -327,6 +328,7 @@ class Results(_Value, frozen=True, kw_only=True):
     slo: Slo | None
     caveats: tuple[Caveat, ...]
     outcomes: tuple[OutcomeInfo, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def encode_results(results: Results) -> bytes:

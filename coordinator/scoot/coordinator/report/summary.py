@@ -9,7 +9,7 @@ import msgspec
 from scoot.coordinator.objective.confirmation import Lead
 from scoot.coordinator.objective.metric import Direction
 from scoot.coordinator.objective.outcome import violation
-from scoot.coordinator.report.command import flat_line, scalar_text, shell_line
+from scoot.coordinator.report.command import config_text, flat_line, scalar_text, shell_line
 from scoot.coordinator.report.results import Improvement, ObjectiveInfo, Results, TrialResult
 from scoot.coordinator.report.text import (
     bound,
@@ -24,7 +24,8 @@ from scoot.coordinator.report.text import (
     seconds,
 )
 from scoot.simulator.serving.target import pretence
-from scoot.wire.measurement import Goodput, Metrics
+from scoot.wire.client_parameters import CLIENT_PARAMETERS
+from scoot.wire.measurement import Goodput, Metrics, other_cpu_share
 from scoot.wire.spec import ArrivalProcess, Workload
 from scoot.wire.states import TrialKind
 
@@ -197,7 +198,8 @@ def _flags(results: Results) -> str:
     if best is None or _lost(results):
         return ""
     if best.flags:
-        return flat_line(best.flags)
+        client = {name: value for name, value in best.config.items() if name in CLIENT_PARAMETERS}
+        return flat_line(best.flags) + (f"  # client: {config_text(client)}" if client else "")
     if best.trial == 0 and not best.config:
         return ""
     return " ".join(f"{name}={scalar_text(value)}" for name, value in best.config.items())
@@ -403,6 +405,11 @@ def _workload_rows(results: Results) -> tuple[Row, ...]:
 
 
 def _arrivals_text(workload: Workload) -> str:
+    limit = workload.arrivals.max_in_flight
+    return _process_text(workload) + (f", at most {limit} in flight" if limit is not None else "")
+
+
+def _process_text(workload: Workload) -> str:
     arrivals = workload.arrivals
     rate = f" at {arrivals.rate:g} req/s" if arrivals.rate is not None else ""
     match arrivals.process:
@@ -428,16 +435,29 @@ def _load_rows(results: Results) -> tuple[Row, ...]:
     rows = [
         Row(name="measured", text=f"trial {trial.number}, {len(runs)} run{'s' if len(runs) > 1 else ''}"),
         Row(name="requests sent / due (req/s)", text=", ".join(_rate_text(metrics) for metrics in measured)),
+        *_admission_rows(measured),
         Row(name="sent late, p99", text=quantity(late, "ms")),
         Row(name="receive stamps", text="the kernel's" if kernel else "the load generator's own"),
         Row(name="chunks read together", text=_share_text(max(metrics.merged_share for metrics in measured))),
     ]
     if several:
         rows.append(Row(name="chunks of several tokens", text=_share_text(several)))
+    shares = [share for run in runs if (share := other_cpu_share(run.audit)) is not None]
+    if shares:
+        rows.append(Row(name="CPUs used by others", text=_share_text(max(shares))))
     for name, goods in _goodputs(measured):
         text = ", ".join(f"{quantity(good.rate, 'req/s')} ({_share_text(good.share)})" for good in goods)
         rows.append(Row(name=f"goodput of {one_line(name)}" if name else "goodput", text=text))
     return tuple(rows)
+
+
+def _admission_rows(measured: Sequence[Metrics]) -> list[Row]:
+    """How long requests waited where only so many may be in flight."""
+    waits = [metrics.admission_ms for metrics in measured if metrics.admission_ms is not None]
+    if not waits:
+        return []
+    texts = (quantity(max(wait.p50 for wait in waits), "ms"), quantity(max(wait.p99 for wait in waits), "ms"))
+    return [Row(name="waited for admission, p50 / p99", text=" / ".join(texts))]
 
 
 def _answer(results: Results) -> TrialResult | None:

@@ -11,6 +11,7 @@ from scoot.coordinator.study.events import AgentConnected, AttemptRef
 from scoot.coordinator.study.history import best_of
 from scoot.coordinator.study.placement import busy_devices
 from scoot.coordinator.study.state import AttemptState, StudyRecord, TrialRecord
+from scoot.coordinator.study.vetting import notes, spared
 from scoot.v1 import agent_service_pb2 as agent_pb
 from scoot.v1 import measurement_pb2 as measurement_pb
 from scoot.v1 import study_pb2 as study_pb
@@ -48,6 +49,8 @@ def study_message(study: StudyRecord, trials: Mapping[int, TrialRecord]) -> stud
         trials_finished=sum(trial.state.is_terminal for trial in searched),
         trials_running=sum(trial.state is TrialState.RUNNING for trial in trials.values()),
         best_trial=best_of(study, trials.values()),
+        notes=notes(study),
+        spared=spared(study),
     )
     return to_message(view, study_pb.Study())
 

@@ -9,7 +9,10 @@ from scoot.coordinator.report.results import Results
 from scoot.coordinator.store.base import Segment
 from scoot.coordinator.study.draft import CoordinatorState
 from scoot.coordinator.study.events import Event
+from scoot.coordinator.study.options import Advice
+from scoot.wire.catalogue.option import Catalogue
 from scoot.wire.lease import LeasePolicy
+from scoot.wire.spec import StudySpec
 
 
 class Core(Protocol):
@@ -42,6 +45,16 @@ class Core(Protocol):
 
     async def add_segments(self, segments: Sequence[Segment]) -> None:
         """Keep timing batches durably (store.base.Store.add_segments)."""
+
+    def advice(self, spec: StudySpec) -> Advice:
+        """What a study is told at its submission.
+
+        Raises:
+            UserError: its engine would refuse an option.
+        """
+
+    def catalogue(self, engine: str, agent_id: str) -> Catalogue | None:
+        """The options of an engine as a connected agent has it, "" any; None where none has told."""
 
     def results(self, study_id: str) -> Results:
         """The study's results as they stand."""

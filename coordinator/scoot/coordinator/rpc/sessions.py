@@ -12,6 +12,7 @@ import msgspec
 
 from scoot.coordinator.rpc import codec
 from scoot.coordinator.rpc.core import Core
+from scoot.coordinator.rpc.engines import EngineDesk
 from scoot.coordinator.rpc.progress import AttemptProgress, ChangeHub, ProgressTable
 from scoot.coordinator.study.effects import AcknowledgeOutcome, SendAssign, SendCancel
 from scoot.coordinator.study.events import AgentConnected, AttemptEnded, AttemptStarted
@@ -45,13 +46,18 @@ class Session:
 
 
 class Sessions:
-    """All live sessions, and the Session RPC itself."""
+    """All live sessions, and the Session RPC itself.
+
+    Attributes:
+        engines: what agents tell of their engines.
+    """
 
     def __init__(self, core: Core, progress: ProgressTable, changes: ChangeHub) -> None:
         self._core = core
         self._progress = progress
         self._changes = changes
         self._live: dict[str, Session] = {}
+        self.engines = EngineDesk(lambda: core.state.agents)
 
     def perform(self, effect: SendAssign | SendCancel | AcknowledgeOutcome) -> None:
         """Send what an effect says, if the agent has a session; its next hello makes up for it otherwise."""
@@ -107,6 +113,7 @@ class Sessions:
         finally:
             if self._live.get(event.agent_id) is session:
                 del self._live[event.agent_id]
+                self.engines.gone(event.agent_id)
             reader.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await reader
@@ -155,6 +162,7 @@ class Sessions:
         try:
             self._core.heard(session.agent_id)
             await self._core.submit(connected)
+            self.engines.connected(session.agent_id, session.send)
             async for message in requests:
                 self._core.heard(session.agent_id)
                 await self._take(session, message)
@@ -176,6 +184,10 @@ class Sessions:
                 outcome = codec.outcome_from(message.outcome)
                 self._own(session, outcome.attempt_id)
                 await self._core.submit(AttemptEnded(outcome=outcome))
+            case "check_reply":
+                self.engines.take_reply(session.agent_id, message.check_reply)
+            case "catalogue":
+                self.engines.take_catalogue(session.agent_id, message.catalogue)
             case "hello":
                 raise RemoteProtocolError("a second hello in one session")
             case _:

@@ -27,6 +27,7 @@ from scoot.v1 import study_pb2 as study_pb
 from scoot.v1 import study_service_pb2 as pb
 from scoot.v1 import study_service_pb2_grpc as pb_grpc
 from scoot.wire import limits
+from scoot.wire.catalogue.option import encode_catalogue
 from scoot.wire.errors import UserError
 from scoot.wire.spec import StudySpec
 from scoot.wire.study_file import check_study
@@ -67,9 +68,14 @@ class StudyServicer(pb_grpc.StudyServiceServicer):
         if self._by_key(key) is None:
             spec = codec.spec_from(request.spec)
             check_submission(spec)
+            advice = self._core.advice(spec)
             await self._check_blob(spec)
             study_id = f"{_slug(spec.name)}-{uuid.uuid4().hex[:8]}"
-            await self._core.submit(StudySubmitted(study_id=study_id, spec=spec, idempotency_key=key))
+            await self._core.submit(
+                StudySubmitted(
+                    study_id=study_id, spec=spec, idempotency_key=key, notes=advice.notes, implied=advice.implied
+                )
+            )
         study = self._by_key(key)
         if study is None:
             raise UserError("the study was not recorded", hint="submit it again")
@@ -125,6 +131,19 @@ class StudyServicer(pb_grpc.StudyServiceServicer):
         """All agents that ever said hello."""
         state = self._core.state
         return codec.agents_message(state, {agent_id: self._core.silent_s(agent_id) for agent_id in state.agents})
+
+    @mapped
+    async def GetCatalogue(self, request: pb.GetCatalogueRequest, context: Context) -> agent_pb.EngineCatalogue:  # noqa: N802 - gRPC's name
+        """The options of an engine as a connected agent's installation lists them."""
+        found = self._core.catalogue(request.engine, request.agent_id)
+        if found is None:
+            whose = f"agent {request.agent_id!r}" if request.agent_id else "no connected agent"
+            await context.abort(
+                grpc.StatusCode.NOT_FOUND,
+                f"{whose} has told the options of {request.engine!r} (`scootctl engines` shows what there is)",
+            )
+            raise AssertionError("unreachable: abort raises")
+        return agent_pb.EngineCatalogue(engine=request.engine, json=encode_catalogue(found))
 
     def _by_key(self, key: str) -> StudyRecord | None:
         studies = self._core.state.studies.values()

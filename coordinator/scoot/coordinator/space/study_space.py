@@ -5,10 +5,12 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import Final
 
+import msgspec
+
 from scoot.coordinator.space.space import Space
 from scoot.wire.errors import UserError
 from scoot.wire.spec import Scalar, Service, StudySpec
-from scoot.wire.topology import TENSOR_PARALLEL_NAMES, topology
+from scoot.wire.topology import degree_names, topology
 
 _MISSING_FACTS: Final = MappingProxyType(
     {
@@ -23,8 +25,8 @@ def space_of(spec: StudySpec) -> Space:
     """The search space of a study, everything about it checked.
 
     Facts that constraints may mention: `devices` if service.devices is set, else `replicas`; `max_model_len` if set;
-    and every fixed engine flag of service.options. If `devices` is set, the tensor-parallel degree has to divide it: a
-    built-in constraint (SCOOT section 5.1: devices / t replicas run side by side).
+    and every fixed engine flag of service.options. If `devices` is set, the devices of a replica have to divide it: a
+    built-in constraint (SCOOT section 5.1: at tensor-parallel degree t devices / t replicas run side by side).
 
     Raises:
         UserError: as `Space.build`; also when the fixed degree does not fit, or a flag is both fixed and tuned.
@@ -32,17 +34,19 @@ def space_of(spec: StudySpec) -> Space:
     service = spec.service
     built_in: dict[str, str] = {}
     tuned = {parameter.name for parameter in spec.parameters}
-    degrees = [name for name in TENSOR_PARALLEL_NAMES if name in tuned]
+    degrees = [name for names in degree_names(service, {}) for name in names if name in tuned]
     for parameter in spec.parameters:
         smallest = min(parameter.choices or (parameter.low,), key=_order) if parameter.name in degrees else 1
         if isinstance(smallest, int | float) and smallest < 1:
             raise UserError(
-                f"a tensor-parallel degree of {smallest:g}", key=f"parameters.{parameter.name}", hint="it is at least 1"
+                f"a degree of parallelism of {smallest:g}", key=f"parameters.{parameter.name}", hint="it is at least 1"
             )
     if not degrees:
         topology(service, {})
     elif service.devices is not None:
-        built_in["service.devices"] = " and ".join(f"devices % {name} == 0" for name in degrees)
+        fixed = topology(msgspec.structs.replace(service, devices=None, replicas=1), {}).devices
+        each = " * ".join((*degrees, *([str(fixed)] if fixed > 1 else [])))
+        built_in["service.devices"] = f"devices % ({each}) == 0" if " " in each else f"devices % {each} == 0"
     return Space.build(spec.parameters, spec.constraints, _facts(service), built_in=built_in, hints=_MISSING_FACTS)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from scoot.coordinator.study.state import Idle, Rejected
 from scoot.wire.assignment import Inventory
 from scoot.wire.lease import LeaseState
 from scoot.wire.measurement import AttemptOutcome, RunResult
@@ -18,11 +19,16 @@ class _Event(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class StudySubmitted(_Event, frozen=True, kw_only=True, tag=True):
-    """A user submitted a study. Its spec is validated and its workload blob stored."""
+    """A user submitted a study. Its spec is validated and its workload blob stored.
+
+    `notes` is what is worth knowing about its options; `implied` are constraints that the engine enforces besides.
+    """
 
     study_id: str
     spec: StudySpec
     idempotency_key: str
+    notes: tuple[str, ...] = ()
+    implied: tuple[str, ...] = ()
 
 
 class StudyCancelRequested(_Event, frozen=True, kw_only=True, tag=True):
@@ -33,11 +39,15 @@ class StudyCancelRequested(_Event, frozen=True, kw_only=True, tag=True):
 
 
 class SuggestedConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """One configuration the optimizer proposes, where it came from, and why."""
+    """One configuration the optimizer proposes, where it came from, and why.
+
+    `resolved` is a digest of what the engine makes of it, "" where that is not known.
+    """
 
     config: Config
     source: str
     explanation: dict[str, Any] = {}
+    resolved: str = ""
 
 
 class Suggested(_Event, frozen=True, kw_only=True, tag=True):
@@ -45,12 +55,20 @@ class Suggested(_Event, frozen=True, kw_only=True, tag=True):
 
     Fewer suggestions than asked end the search: the space is exhausted, or `note` says what else is wrong. With a full
     answer `note` says why Sobol points stand in for the method's own.
+
+    Attributes:
+        rejected: suggestions that become no trials.
+        idle: parameters that are left out of the search from now on.
+        resolved: digests of what the engine makes of earlier trials, by number.
     """
 
     study_id: str
     call: int
     suggestions: tuple[SuggestedConfig, ...]
     note: str = ""
+    rejected: tuple[Rejected, ...] = ()
+    idle: tuple[Idle, ...] = ()
+    resolved: dict[int, str] = {}
 
 
 class AttemptRef(msgspec.Struct, frozen=True, kw_only=True):

@@ -43,6 +43,7 @@ from scoot.coordinator.study.state import (
 )
 from scoot.coordinator.study.stopping import why_enough
 from scoot.coordinator.study.transitions import ATTEMPT_TRANSITIONS, STUDY_TRANSITIONS, TRIAL_TRANSITIONS
+from scoot.coordinator.study.vetting import extended
 from scoot.wire.columns import RequestStatus
 from scoot.wire.errors import InvariantViolation
 from scoot.wire.lease import LeaseState
@@ -126,7 +127,14 @@ def _submit(draft: Draft, event: StudySubmitted, now_s: float) -> None:
         return
     spec = event.spec
     draft.put_study(
-        StudyRecord(study_id=event.study_id, spec=spec, idempotency_key=event.idempotency_key, created_at_s=now_s)
+        StudyRecord(
+            study_id=event.study_id,
+            spec=spec,
+            idempotency_key=event.idempotency_key,
+            created_at_s=now_s,
+            notes=event.notes,
+            implied=event.implied,
+        )
     )
     draft.put_trial(
         TrialRecord(
@@ -164,6 +172,9 @@ def _take_suggestions(draft: Draft, event: Suggested, now_s: float) -> None:
     study = draft.studies.get(event.study_id)
     if study is None or study.state.is_terminal or study.cancelling or not study.asking or event.call != study.asked:
         return
+    for known, digest in event.resolved.items():
+        if known in draft.trials(study.study_id):
+            draft.put_trial(_replace(draft.trials(study.study_id)[known], resolved=digest))
     number = len(draft.trials(study.study_id))
     for suggestion in event.suggestions[: study.asking]:
         draft.put_trial(
@@ -174,6 +185,7 @@ def _take_suggestions(draft: Draft, event: Suggested, now_s: float) -> None:
                 config=suggestion.config,
                 source=suggestion.source,
                 explanation=suggestion.explanation,
+                resolved=suggestion.resolved,
                 run_seeds=(study.spec.workload.seed,),
                 created_at_s=now_s,
             )
@@ -181,6 +193,7 @@ def _take_suggestions(draft: Draft, event: Suggested, now_s: float) -> None:
         number += 1
     exhausted = len(event.suggestions) < study.asking
     message = (event.note or "the space holds no further configuration") if exhausted else study.message
+    study = extended(study, idle=event.idle, rejected=event.rejected)
     draft.put_study(_replace(study, asking=0, exhausted=exhausted, message=message))
 
 
@@ -284,11 +297,12 @@ def _take_measurement(draft: Draft, event: Measured, now_s: float) -> None:
     if event.reason is not None:
         _end_attempt(draft, attempt, AttemptState.ABORTED, event.reason, event.message, now_s)
         return
-    limits = draft.studies[attempt.study_id].spec.limits
-    failing = next((run for run in event.runs if _failed_share(run) > limits.max_failed_share), None)
-    invalid = next((run for run in event.runs if not run.validity.valid), None)
+    spec = draft.studies[attempt.study_id].spec
     trial = draft.trials(attempt.study_id)[attempt.trial]
-    draft.put_trial(_replace(trial, runs=event.runs))
+    runs = _noisy_ones_taken(event.runs) if trial.attempts >= spec.budget.max_attempts else event.runs
+    failing = next((run for run in runs if _failed_share(run) > spec.limits.max_failed_share), None)
+    invalid = next((run for run in runs if not run.validity.valid), None)
+    draft.put_trial(_replace(trial, runs=runs))
     if failing is not None:
         metrics = failing.metrics
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(metrics.failures.items()))
@@ -299,6 +313,17 @@ def _take_measurement(draft: Draft, event: Measured, now_s: float) -> None:
     else:
         draft.put_attempt(_replace(attempt, state=AttemptState.COMPLETED, ended_at_s=now_s))
         _settle(draft, attempt, TrialState.SUCCEEDED, None, "", now_s)
+
+
+def _noisy_ones_taken(runs: tuple[RunResult, ...]) -> tuple[RunResult, ...]:
+    """The last attempt's runs: those with no fault but others' noise on the host are taken as they are, and marked.
+
+    A host that is never quiet must not make a study fail; the report tells which trials it was noisy for.
+    """
+    return tuple(
+        _replace(run, validity=_replace(run.validity, valid=True)) if run.validity.reason is Reason.HOST_NOISY else run
+        for run in runs
+    )
 
 
 def _failed_share(run: RunResult) -> float:

@@ -19,6 +19,7 @@ from scoot.coordinator.study.state import (
     StudyRecord,
     TrialRecord,
 )
+from scoot.wire.assignment import matching
 from scoot.wire.errors import UserError
 from scoot.wire.lease import LeaseState
 from scoot.wire.reasons import Blame, blame_of
@@ -67,12 +68,7 @@ def busy_devices(state: CoordinatorState) -> dict[str, dict[str, str]]:
 
 def matching_devices(agent: AgentRecord, service: Service) -> tuple[str, ...]:
     """Ids of the agent's devices that the service accepts ("gpu" accepts every device that is no CPU slot)."""
-    wanted = service.device
-    return tuple(
-        device.id
-        for device in agent.inventory.devices
-        if device.kind == wanted or (wanted == "gpu" and device.kind != "cpu")
-    )
+    return tuple(device.id for device in matching(agent.inventory.devices, service.device))
 
 
 def offers(agent: AgentRecord, engine: str) -> bool:

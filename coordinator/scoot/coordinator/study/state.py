@@ -44,6 +44,28 @@ class _Record(msgspec.Struct, frozen=True, kw_only=True):
     """Base of immutable records."""
 
 
+class Rejected(_Record, frozen=True, kw_only=True):
+    """A suggestion that became no trial, as the engine's own check told what would come of it.
+
+    Attributes:
+        before: the number the next trial had then.
+        same_as: the trial whose configuration comes to the same; None: the engine would refuse this one.
+        message: the engine's words.
+    """
+
+    config: Config
+    before: int
+    same_as: int | None = None
+    message: str = ""
+
+
+class Idle(_Record, frozen=True, kw_only=True):
+    """A parameter that is left out of the search, and why."""
+
+    name: str
+    why: str
+
+
 class StudyRecord(_Record, frozen=True, kw_only=True):
     """A study.
 
@@ -56,6 +78,10 @@ class StudyRecord(_Record, frozen=True, kw_only=True):
         cancelling: cancellation is durable; the study ends when its last attempt has stopped.
         message: why it failed or was cancelled, or why its search ended early.
         waiting: why its next trial cannot be placed now, "" if it can.
+        notes: what was worth knowing about its options when it was submitted.
+        implied: constraints that the engine enforces and the spec does not state; they hold in the search.
+        rejected: suggestions that became no trials.
+        idle: parameters that are left out of the search.
     """
 
     study_id: str
@@ -72,6 +98,10 @@ class StudyRecord(_Record, frozen=True, kw_only=True):
     cancelling: bool = False
     revision: int = 0
     waiting: str = ""
+    notes: tuple[str, ...] = ()
+    implied: tuple[str, ...] = ()
+    rejected: tuple[Rejected, ...] = ()
+    idle: tuple[Idle, ...] = ()
 
 
 class TrialRecord(_Record, frozen=True, kw_only=True):
@@ -84,6 +114,7 @@ class TrialRecord(_Record, frozen=True, kw_only=True):
         run_seeds: one stress test per seed.
         attempts: executions begun.
         passed_over: later trials placed while this one waited for a larger gap.
+        resolved: digest of what the engine makes of its configuration; "" is not known.
         runs, effective_config, phases, ...: from the attempt that decided it.
     """
 
@@ -99,6 +130,7 @@ class TrialRecord(_Record, frozen=True, kw_only=True):
     state: TrialState = TrialState.PENDING
     attempts: int = 0
     passed_over: int = 0
+    resolved: str = ""
     reason: Reason | None = None
     message: str = ""
     log_tail: str = ""

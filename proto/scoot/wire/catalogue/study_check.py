@@ -16,6 +16,7 @@ import msgspec
 
 from scoot.wire.catalogue.option import Catalogue, EngineOption, OptionKind
 from scoot.wire.catalogue.overlay import ChangeKind, Effect, Enforced, Overlay, Rule, Tuning
+from scoot.wire.client_parameters import CLIENT_PARAMETERS
 from scoot.wire.spec import Parameter, ParameterKind, Scalar, Scale, StudySpec
 
 _CLOSE: Final = 0.6
@@ -56,6 +57,8 @@ def check_options(spec: StudySpec, catalogue: Catalogue | None, overlay: Overlay
     """Everything to say of a study's parameters and fixed options, errors first, else in the file's order."""
     found: list[Finding] = []
     for parameter in spec.parameters:
+        if parameter.name in CLIENT_PARAMETERS:
+            continue  # not the engine's
         key = f"parameters.{parameter.name}"
         option, findings = _existing(parameter.name, key, catalogue, overlay)
         found += findings
@@ -70,7 +73,10 @@ def check_options(spec: StudySpec, catalogue: Catalogue | None, overlay: Overlay
         if option is not None:
             found += _value(value, key, option)
     if overlay is not None:
-        found += _rules(spec, overlay)
+        found += (
+            Finding(level=Level.NOTE, key="constraints", message=_unstated(rule), remedy=f'add "{rule.rule}"')
+            for rule, _ in unstated_rules(spec, overlay)
+        )
     order = list(Level)
     return tuple(sorted(found, key=lambda item: order.index(item.level)))
 
@@ -241,8 +247,8 @@ def names_of(rule: str) -> frozenset[str]:
     return frozenset(match[1] for match in _NAME.finditer(rule) if match[1]) - _WORDS
 
 
-def _rules(spec: StudySpec, overlay: Overlay) -> Iterator[Finding]:
-    """Known constraints between tuned parameters that the study does not state: each violation costs a trial."""
+def unstated_rules(spec: StudySpec, overlay: Overlay) -> Iterator[tuple[Rule, frozenset[str]]]:
+    """Known constraints between tuned parameters that the study does not state, and the names they mention."""
     device = "cpu" if spec.service.device == "cpu" else "gpu"
     tuned = {parameter.name for parameter in spec.parameters}
     facts = {*spec.service.options} | ({"max_model_len"} if spec.service.max_model_len is not None else set())
@@ -256,7 +262,7 @@ def _rules(spec: StudySpec, overlay: Overlay) -> Iterator[Finding]:
             continue
         if any(names == other for other in about):
             continue  # said in other words, or in a stricter form
-        yield Finding(level=Level.NOTE, key="constraints", message=_unstated(rule), remedy=f'add "{rule.rule}"')
+        yield rule, names
 
 
 def _unstated(rule: Rule) -> str:
