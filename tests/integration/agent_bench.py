@@ -73,7 +73,9 @@ def assignment(
     )
 
 
-def configure(folder: Path, coordinator: FakeCoordinator, *, slots: int = 2, reserve_gib: float = 0.0) -> Path:
+def configure(
+    folder: Path, coordinator: FakeCoordinator, *, slots: int = 2, reserve_gib: float = 0.0, room_wait_s: float = 0.0
+) -> Path:
     """Write an agent's configuration."""
     path = folder / "agent.toml"
     path.write_text(
@@ -84,6 +86,7 @@ coordinator = "{coordinator.endpoint}"
 data_dir = "data"
 cpu_slots = {slots}
 reserve_memory_gib = {reserve_gib}
+room_wait_s = {room_wait_s}
 
 [engines.mock]
 kind = "mock"
@@ -126,11 +129,18 @@ def child_commands() -> Iterator[str]:
 
 @contextlib.asynccontextmanager
 async def bench(
-    folder: Path, *, lease: LeasePolicy = QUICK, slots: int = 2, gpus: GpuSource | None = None, reserve_gib: float = 0.0
+    folder: Path,
+    *,
+    lease: LeasePolicy = QUICK,
+    slots: int = 2,
+    gpus: GpuSource | None = None,
+    reserve_gib: float = 0.0,
+    room_wait_s: float = 0.0,
 ) -> AsyncIterator[Bench]:
     """An agent that is connected; it is drained at the end, and must not have failed."""
     async with FakeCoordinator(lease) as coordinator:
-        config = load_config(configure(folder, coordinator, slots=slots, reserve_gib=reserve_gib))
+        path = configure(folder, coordinator, slots=slots, reserve_gib=reserve_gib, room_wait_s=room_wait_s)
+        config = load_config(path)
         daemon = Daemon(config, gpus=gpus)
         running = asyncio.create_task(daemon.run())
         try:

@@ -385,6 +385,19 @@ async def test_memory_that_stays_voids_the_attempt_and_quarantines_the_gpu(
         assert [each.id for each in b.coordinator.hellos[1].inventory.devices] == [gpus.devices()[1].id]
 
 
+async def test_an_attempt_waits_for_a_gpu_that_others_give_back(tmp_path: Path) -> None:
+    gpus = FakeGpus(1)
+    (device,) = (device.id for device in gpus.devices())
+    stranger = 2**22 + 1
+    gpus.hold(device, stranger, 10 * 1024**3)
+    async with bench(tmp_path, gpus=gpus, slots=0, room_wait_s=60.0) as b:
+        ref = b.coordinator.assign(assignment(b.coordinator, devices=(device,)))
+        await b.coordinator.until(lambda: any(update.phase == "PREPARE" for update in b.coordinator.updates))
+        gpus.release(device, stranger)
+        outcome = await b.coordinator.outcome_of(ref)
+        assert outcome.state == "COMPLETED", b.logs()
+
+
 @pytest.mark.parametrize("crashes", [False, True])
 async def test_a_gpu_that_fails_is_blamed_and_gets_no_more_work(tmp_path: Path, crashes: bool) -> None:
     gpus = FakeGpus(2)

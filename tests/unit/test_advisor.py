@@ -75,6 +75,7 @@ def advisor(tmp_path: Path, checker: Checker, hearing: Hearing, *, error: str = 
         fetch=fetch,
         uploader=cast("Any", None),
         reserve_memory_bytes=0,
+        room_wait_s=0.0,
         clock=lambda: 0.0,
         checkers={"mock": checker},
     )

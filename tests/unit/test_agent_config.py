@@ -58,6 +58,7 @@ data_dir = "/var/lib/scoot-agent"
 model_roots = ["/models", "more"]
 cpu_slots = 2
 reserve_memory_gib = 1.5
+room_wait_s = 5
 
 [tls]
 ca = "/etc/ca.pem"
@@ -78,6 +79,7 @@ fixed_env = { A = "b" }
     assert config.model_roots == ("/models", str(tmp_path / "more"))
     assert config.cpu_slots == 2
     assert config.reserve_memory_bytes == 1536 * 1024**2
+    assert config.room_wait_s == 5.0
     assert config.tls is not None
     assert (config.tls.ca, config.tls.cert) == ("/etc/ca.pem", str(tmp_path / "agent.pem"))
     assert config.engines["vllm"].allow_env == ("VLLM_LOGGING_LEVEL",)
@@ -100,6 +102,7 @@ fixed_env = { A = "b" }
         (MINIMAL.replace('"data"', '"data"\ncpu_slots = 65'), "agent.cpu_slots", 5, ""),
         (MINIMAL.replace('"data"', '"data"\ncpu_slots = -1'), "agent.cpu_slots", 5, ""),
         (MINIMAL.replace('"data"', '"data"\nreserve_memory_gib = nan'), "agent.reserve_memory_gib", 5, "GiB"),
+        (MINIMAL.replace('"data"', '"data"\nroom_wait_s = -1'), "agent.room_wait_s", 5, "seconds"),
         (MINIMAL.partition("[engines")[0] + "[engines]\n", "engines", 6, "[engines.vllm]"),
     ],
 )
@@ -130,6 +133,7 @@ def test_the_example_in_the_repository_is_valid_and_every_key_is_documented() ->
     config = load_config(ROOT / "systemd" / "agent.example.toml")
     assert config.engines
     page = (ROOT / "docs" / "agent-config.md").read_text()
-    keys = ["id", "coordinator", "data_dir", "model_roots", "cpu_slots", "reserve_memory_gib", "ca", "cert", "key"]
+    keys = ["id", "coordinator", "data_dir", "model_roots", "cpu_slots", "reserve_memory_gib", "room_wait_s"]
+    keys += ["ca", "cert", "key"]
     keys += list(EngineSettings.__struct_fields__)
     assert [key for key in keys if f"`{key}`" not in page] == []

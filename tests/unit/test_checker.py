@@ -157,6 +157,7 @@ async def attempt(verdict: Verdict, folder: Path) -> tuple[Any, list[str]]:
         fetch=fetch,
         uploader=cast("Any", None),
         reserve_memory_bytes=0,
+        room_wait_s=0.0,
         clock=time.monotonic,
         checkers={"mock": Says(verdict)},
     )

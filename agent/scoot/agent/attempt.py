@@ -46,6 +46,7 @@ _FETCH_TRIES: Final = 30
 _RELEASE_TIMEOUT_S: Final = 15.0
 """GPU memory of a dead process is given back by the driver within seconds."""
 _RELEASE_POLL_S: Final = 0.25
+_ROOM_POLL_S: Final = 1.0
 
 
 class AttemptEnd(msgspec.Struct, frozen=True, kw_only=True):
@@ -216,6 +217,17 @@ class Attempt:
         return None
 
     async def _refuse_for_room(self, count: int) -> Ending | None:
+        """A lack of room that lasts: another try at once on the same host would meet it again."""
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + self._work_place.room_wait_s
+        while True:
+            refused = await self._lack_of_room(count)
+            left_s = deadline_s - loop.time()
+            if refused is None or left_s <= 0:
+                return refused
+            await asyncio.sleep(min(_ROOM_POLL_S, left_s))  # noqa: TID251 - nobody tells when others make room
+
+    async def _lack_of_room(self, count: int) -> Ending | None:
         """GPUs that are in use by others, or too little host memory for `count` replicas."""
         place = self._work_place
         for device in self._gpu_ids():

@@ -22,6 +22,7 @@ from scoot.wire.errors import UserError
 _ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _ENGINE_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _GIB: Final = 1024**3
+_LONGEST_WAIT_S: Final = 3600.0
 _FILE_BYTES: Final = 1024 * 1024
 _TOML_LINE: Final = re.compile(r"\(at line (\d+), column \d+\)")
 _CONVERT_PATH: Final = re.compile(r" - at `\$\.?(.*)`$")
@@ -36,6 +37,7 @@ class _AgentSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     model_roots: tuple[str, ...] = ()
     cpu_slots: int | None = None
     reserve_memory_gib: float = 2.0
+    room_wait_s: float = 30.0
 
 
 class _File(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -57,6 +59,7 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True):
         model_roots: folders models may be served from.
         cpu_slots: CPU slots to offer; None is one where there is no GPU, none otherwise.
         reserve_memory_bytes: host memory that must be left free when an attempt begins.
+        room_wait_s: how long an attempt waits for GPUs and host memory that others hold before it is refused.
         tls: PEM files; None only where the coordinator is on loopback.
         engines: engines this host may run, by the name studies use.
     """
@@ -68,6 +71,7 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True):
     model_roots: tuple[str, ...]
     cpu_slots: int | None
     reserve_memory_bytes: int
+    room_wait_s: float
     tls: TlsFiles | None
     engines: dict[str, EngineSettings]
 
@@ -153,8 +157,7 @@ def _checked(file: _File, path: Path) -> AgentConfig:
     require_tls(coordinator, tls, key="agent.coordinator")
     if section.cpu_slots is not None and not 0 <= section.cpu_slots <= limits.DEVICES_PER_AGENT:
         raise UserError(f"{section.cpu_slots} is not within 0..{limits.DEVICES_PER_AGENT}", key="agent.cpu_slots")
-    if not 0 <= section.reserve_memory_gib < float("inf"):
-        raise UserError(f"{section.reserve_memory_gib} is not a size", key="agent.reserve_memory_gib", hint="GiB, >= 0")
+    _check_room(section)
     if not section.data_dir:
         raise UserError("is empty", key="agent.data_dir", hint='for example "/var/lib/scoot-agent"')
     if not file.engines:
@@ -172,9 +175,19 @@ def _checked(file: _File, path: Path) -> AgentConfig:
         model_roots=tuple(str(folder / root) for root in section.model_roots),
         cpu_slots=section.cpu_slots,
         reserve_memory_bytes=int(section.reserve_memory_gib * _GIB),
+        room_wait_s=section.room_wait_s,
         tls=tls,
         engines=file.engines,
     )
+
+
+def _check_room(section: _AgentSection) -> None:
+    if not 0 <= section.reserve_memory_gib < float("inf"):
+        raise UserError(f"{section.reserve_memory_gib} is not a size", key="agent.reserve_memory_gib", hint="GiB, >= 0")
+    if not 0 <= section.room_wait_s <= _LONGEST_WAIT_S:
+        raise UserError(
+            f"{section.room_wait_s} is out of range", key="agent.room_wait_s", hint=f"0 to {_LONGEST_WAIT_S:g} seconds"
+        )
 
 
 def _line_of(text: str, key: str) -> int:

@@ -153,6 +153,7 @@ class Daemon:
                 fetch=blobs.get,
                 uploader=uploader,
                 reserve_memory_bytes=config.reserve_memory_bytes,
+                room_wait_s=config.room_wait_s,
                 clock=self._clock,
                 cgroups=support,
                 own_root=self._own_root,

@@ -80,6 +80,7 @@ class Workplace:
         fetch: gives the file of a workload blob (scoot.agent.link.blobs).
         uploader: takes the timings away.
         reserve_memory_bytes: host memory that stays free.
+        room_wait_s: how long an attempt waits for GPUs and host memory that others hold before it is refused.
         clock: monotonic seconds.
         cgroups: how engines are confined, None where they are not.
         own_root: process whose tree holds whatever of SCOOT runs here; the CPU time of all others is noise. 0: unknown.
@@ -96,6 +97,7 @@ class Workplace:
     fetch: Callable[[str], Awaitable[Path]]
     uploader: Uploader
     reserve_memory_bytes: int
+    room_wait_s: float
     clock: Callable[[], float]
     cgroups: CgroupSupport | None = None
     own_root: int = 0
