@@ -207,6 +207,21 @@ async def test_a_port_that_was_taken_meanwhile_costs_one_more_start(
             assert b.leftovers() == []
 
 
+async def test_a_port_that_is_taken_twice_leaves_the_device_in_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
+        offered = iter([each.getsockname()[1] for each in (one, two)])
+        real = ports.free_port
+        monkeypatch.setattr(ports, "free_port", lambda: next(offered, None) or real())
+        async with bench(tmp_path, slots=1) as b:
+            outcome = await b.coordinator.outcome_of(b.coordinator.assign(assignment(b.coordinator)))
+            assert (outcome.state, outcome.reason) == ("ABORTED", Reason.PORT_TAKEN)
+            b.coordinator.drop_sessions()
+            await b.coordinator.heard_hellos(2)
+            assert [each.id for each in b.coordinator.hellos[1].inventory.devices] == ["cpu-0"]
+
+
 def child(needle: str) -> psutil.Process:
     """The process below this one whose command line has `needle` as an argument."""
     return next(each for each in psutil.Process().children(recursive=True) if needle in each.cmdline())

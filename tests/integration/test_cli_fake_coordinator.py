@@ -119,7 +119,7 @@ class FakeCoordinator(study_service_pb2_grpc.StudyServiceServicer):
         engines = [
             agent_service_pb2.EngineOffer(name="mock", version="0.1.0"),
             agent_service_pb2.EngineOffer(name="vllm", error="no module named vllm\nsecond line"),
-            agent_service_pb2.EngineOffer(name="fast-vllm", version="9.9", checks=True),
+            agent_service_pb2.EngineOffer(name="fast-vllm", version="9.9", checks=True, lists=True),
         ]
         inventory = agent_service_pb2.Inventory(devices=[device], engines=engines, hostname="box.example")
         agent = study_service_pb2.Agent(

@@ -13,7 +13,9 @@ from engine_bench import launch, started
 
 from scoot.agent.core.classify import classify_start
 from scoot.agent.engines.base import EngineAdapter, EngineSettings
+from scoot.agent.engines.lister import make_lister
 from scoot.agent.engines.registry import make_adapter
+from scoot.wire.catalogue.option import Catalogue, OptionKind
 from scoot.wire.reasons import Reason
 
 PYTHON = os.environ.get("SCOOT_LLAMACPP_PYTHON", "")
@@ -48,6 +50,19 @@ async def test_probe_tells_the_version_and_which_server_it_is(adapter: EngineAda
     offer = await adapter.probe()
     assert offer.error == ""
     assert offer.version.startswith("llama-cpp-python 0.")
+
+
+async def test_both_servers_list_their_options() -> None:
+    for settings, name in (
+        (EngineSettings(kind="llamacpp", python=PYTHON), "n_batch"),
+        *([(EngineSettings(kind="llamacpp", program=SERVER), "batch_size")] if SERVER else []),
+    ):
+        lister = make_lister(settings)
+        assert lister is not None
+        found = await lister.catalogue()
+        assert isinstance(found, Catalogue), found
+        assert found.by_name[name].kind is OptionKind.INT
+        assert len(found.options) > 40
 
 
 def test_vocabulary_of_a_file_the_gguf_package_wrote(adapter: EngineAdapter, model: str) -> None:

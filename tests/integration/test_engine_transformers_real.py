@@ -11,7 +11,9 @@ from engine_bench import launch, started
 
 from scoot.agent.core.classify import classify_start
 from scoot.agent.engines.base import EngineAdapter, EngineSettings
+from scoot.agent.engines.lister import make_lister
 from scoot.agent.engines.registry import make_adapter
+from scoot.wire.catalogue.option import Catalogue, OptionKind
 from scoot.wire.reasons import Reason
 from scoot.wire.spec import Config
 
@@ -40,6 +42,16 @@ async def test_probe_tells_the_version(adapter: EngineAdapter) -> None:
     offer = await adapter.probe()
     assert offer.error == ""
     assert int(offer.version.partition(".")[0]) >= 5
+
+
+async def test_it_lists_its_options() -> None:
+    lister = make_lister(EngineSettings(kind="transformers", python=PYTHON))
+    assert lister is not None
+    found = await lister.catalogue()
+    assert isinstance(found, Catalogue), found
+    assert found.by_name["cb_block_size"].kind is OptionKind.INT
+    assert found.by_name["continuous_batching"].default is False
+    assert "force_model" not in found.by_name
 
 
 async def test_serves_and_stops_clean(adapter: EngineAdapter, model: str, tmp_path: Path) -> None:

@@ -78,6 +78,7 @@ def advisor(tmp_path: Path, checker: Checker, hearing: Hearing, *, error: str = 
         room_wait_s=0.0,
         clock=lambda: 0.0,
         checkers={"mock": checker},
+        listers={"mock": checker},
     )
     return Advisor(workplace, hearing.event.set)
 

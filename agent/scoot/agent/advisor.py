@@ -47,8 +47,8 @@ class Advisor:
         return self._catalogues
 
     def look_up(self) -> None:
-        """Begin to ask every engine for its options; this also has its helper import the engine before it is needed."""
-        for name in self._workplace.checkers:
+        """Begin to ask every engine for its options; this also has vLLM's helper import it before it is needed."""
+        for name in self._workplace.listers:
             self._begin(self._look_up(name), f"catalogue of {name}")
 
     def ask(self, question: CheckQuestion) -> None:
@@ -82,10 +82,11 @@ class Advisor:
         offer = self._workplace.offers.get(name)
         if offer is None or offer.error:
             return
-        found = await self._workplace.checkers[name].catalogue()
+        found = await self._workplace.listers[name].catalogue()
         if not isinstance(found, Catalogue):
             LOG.info("the options of %s are not known: %s", name, found.why)
             return
+        found = msgspec.structs.replace(found, version=found.version or offer.version)
         LOG.info("%s: %d options", found.title, len(found.options))
         self._catalogues[name] = encode_catalogue(found)
         self.changed()

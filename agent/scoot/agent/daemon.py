@@ -23,6 +23,7 @@ from scoot.agent.core import guard
 from scoot.agent.core.run import failure
 from scoot.agent.engines.base import EngineAdapter
 from scoot.agent.engines.checker import make_checker
+from scoot.agent.engines.lister import make_lister
 from scoot.agent.engines.registry import make_adapter
 from scoot.agent.folders import AttemptFolders
 from scoot.agent.host import cgroup, memory, reaper
@@ -132,8 +133,12 @@ class Daemon:
                 return
             made = {name: make_checker(item, self._gpus) for name, item in config.engines.items()}
             checkers = {name: checker for name, checker in made.items() if checker is not None}
+            listed = {name: make_lister(item) for name, item in config.engines.items()}
+            listers = {**{name: lister for name, lister in listed.items() if lister is not None}, **checkers}
             self._offers = {
-                name: msgspec.structs.replace(offer, checks=name in checkers and not offer.error)
+                name: msgspec.structs.replace(offer, checks=name in checkers, lists=name in listers)
+                if not offer.error
+                else offer
                 for name, offer in self._offers.items()
             }
             devices = await asyncio.to_thread(self._find_devices)
@@ -158,6 +163,7 @@ class Daemon:
                 cgroups=support,
                 own_root=self._own_root,
                 checkers=checkers,
+                listers=listers,
             )
             roster = self._roster = Roster(workplace, devices)
             await roster.recover()

@@ -9,6 +9,7 @@ from typing import Final
 
 from scoot.agent.engines.base import EngineAdapter
 from scoot.agent.engines.checker import Checker
+from scoot.agent.engines.lister import Lister
 from scoot.agent.folders import AttemptFolders
 from scoot.agent.host import ports
 from scoot.agent.host.cgroup import CgroupSupport
@@ -72,6 +73,7 @@ class Workplace:
     Attributes:
         adapters, offers: engines by the name studies use, and what their probes said.
         checkers: by the same name, of engines whose own argument check can be asked before a start.
+        listers: by the same name, of engines that list their options.
         model_roots: folders models may be served from.
         devices: by id.
         gpus: where GPU readings come from.
@@ -102,5 +104,6 @@ class Workplace:
     cgroups: CgroupSupport | None = None
     own_root: int = 0
     checkers: Mapping[str, Checker] = field(default_factory=dict)
+    listers: Mapping[str, Lister] = field(default_factory=dict)
     memory: MemoryBook = field(default_factory=MemoryBook)
     ports: PortBook = field(default_factory=PortBook)

@@ -77,7 +77,7 @@ async def engine_rows(coordinator: Coordinator) -> list[EngineRow]:
 
 def _rows(agent: Agent) -> Iterator[EngineRow]:
     for offer in agent.inventory.engines:
-        if offer.checks:
+        if offer.lists:
             source = "its installation"
         elif offer.version in versions(offer.name):
             source = "a snapshot"

@@ -106,7 +106,7 @@ class Coordinator:
     def advice(self, spec: StudySpec) -> Advice:
         """What a study is told at its submission; UserError where its engine would refuse an option."""
         engine = spec.service.engine
-        return advise(spec, self._sessions.engines.catalogue(engine), self._sessions.engines.version(engine))
+        return advise(spec, self._sessions.engines.authority(engine), self._sessions.engines.version(engine))
 
     def catalogue(self, engine: str, agent_id: str) -> Catalogue | None:
         """The options of an engine as a connected agent has it; None where none has told."""

@@ -115,6 +115,7 @@ class EngineOffer(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     CHECKS_FIELD_NUMBER: _builtins.int
+    LISTS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     version: _builtins.str
     """"" when the probe failed."""
@@ -122,6 +123,8 @@ class EngineOffer(_message.Message):
     """Why the probe failed, "" when it did not."""
     checks: _builtins.bool
     """Whether CheckConfigs about it is answered."""
+    lists: _builtins.bool
+    """Whether an EngineCatalogue of it is told in a session."""
     def __init__(
         self,
         *,
@@ -129,10 +132,11 @@ class EngineOffer(_message.Message):
         version: _builtins.str = ...,
         error: _builtins.str = ...,
         checks: _builtins.bool = ...,
+        lists: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checks", b"checks", "error", b"error", "name", b"name", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checks", b"checks", "error", b"error", "lists", b"lists", "name", b"name", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -43,13 +43,15 @@ def matching(devices: Iterable[Device], wanted: str) -> tuple[Device, ...]:
 class EngineOffer(_Value, frozen=True, kw_only=True):
     """An engine an agent can run. `version` is "" and `error` set when its probe failed.
 
-    `checks`: its own argument check can be asked about configurations without a start.
+    `checks`: its own argument check can be asked about configurations without a start. `lists`: it can be asked for its
+    options.
     """
 
     name: str
     version: str = ""
     error: str = ""
     checks: bool = False
+    lists: bool = False
 
 
 class Inventory(_Value, frozen=True, kw_only=True):

@@ -92,6 +92,17 @@ class EngineDesk:
                 return found
         return None
 
+    def authority(self, engine: str) -> Catalogue | None:
+        """The options by which a study may be refused: of an agent that shows configurations to the engine itself.
+
+        Other catalogues are to be looked at. Their names are the engine's; adapters take some under others as well.
+        """
+        agents = self._agents()
+        for (teller, name), found in self._catalogues.items():
+            if name == engine and teller in agents and _asks(agents[teller], engine):
+                return found
+        return None
+
     def version(self, engine: str) -> str:
         """The release of an engine that agents offer; "" where they differ, or none does."""
         found = {
@@ -133,9 +144,14 @@ class EngineDesk:
             agent = agents.get(agent_id)
             if agent is None or not matching_devices(agent, service):
                 continue
-            if any(offer.name == service.engine and offer.checks for offer in agent.inventory.engines):
+            if _asks(agent, service.engine):
                 return agent_id
         return None
+
+
+def _asks(agent: AgentRecord, engine: str) -> bool:
+    """Whether the agent can ask the engine about configurations."""
+    return any(offer.name == engine and offer.checks for offer in agent.inventory.engines)
 
 
 class _Configuration(msgspec.Struct, frozen=True):

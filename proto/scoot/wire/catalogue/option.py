@@ -91,7 +91,7 @@ class Catalogue(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     Attributes:
         engine: adapter name.
         version: the engine's own.
-        device: kind of device it was asked on, in the engine's words ("cpu", "cuda"): defaults depend on it.
+        device: kind of device it was asked on, in the engine's words ("cpu", "cuda"; "" unknown): defaults follow it.
         source: see Source.
         options: sorted by name.
     """
@@ -116,7 +116,8 @@ class Catalogue(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     @property
     def title(self) -> str:
         """Engine, version, device and source, for people."""
-        return f"{self.engine} {self.version} on {self.device} ({self.source.value})"
+        on = f" on {self.device}" if self.device else ""
+        return f"{self.engine} {self.version}{on} ({self.source.value})"
 
 
 _HOST_PATH: Final = re.compile(r"(^|[\s:=,'\"(])(/|~/|file:)\S*[/.]")
