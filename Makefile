@@ -26,7 +26,7 @@ PEER_PINS = torch==2.13.0 aiperf==0.13.0 guidellm==0.8.1
 OPTIMIZERS = optuna hebo ax
 SOURCES = proto/scoot/wire coordinator/scoot agent/scoot benchmark/scoot tests tools
 
-.PHONY: help venv tune vllm tune-vllm transformers-serve llamacpp test lint types contracts proto diagrams schema check-generated calibration bench bench-load bench-simulator peers peers-optimizers fmt clean distclean
+.PHONY: help venv tune vllm tune-vllm transformers-serve llamacpp test lint types contracts proto diagrams schema check-generated calibration bench bench-load bench-simulator failures peers peers-optimizers fmt clean distclean
 
 help: ## This list.
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 25
@@ -146,6 +146,10 @@ bench: venv bench-load bench-simulator ## The benchmarks; each prints what it me
 
 bench-load: venv vllm peers ## The load generator beside its peers; about an hour (ARGS=--quick: to see that it works).
 	@$(BIN)/python tools/bench_load.py $(ARGS)
+
+failures: venv vllm ## Every known failure, and 50 kills at random, on real vLLM; an hour (docs/failures.md).
+	@$(BIN)/python -m tools.failure_catalogue $(VLLM_PYTHON) --model $(MODEL)
+	@$(BIN)/python -m tools.kill_storm --engine vllm --python $(VLLM_PYTHON) --model $(MODEL)
 
 peers: $(PEERS)/aiperf/.stamp $(PEERS)/guidellm/.stamp # other load generators, each in its own environment
 

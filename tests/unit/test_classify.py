@@ -174,6 +174,10 @@ def test_endings_under_load() -> None:
         return classify_load(status, hung=hung, failed_share=0.25, log_text=text, engine="vllm")[0]
 
     assert verdict(None, hung=True) is Reason.ENGINE_HUNG_UNDER_LOAD
+    hung = classify_load(None, hung=True, failed_share=0, log_text=golden("ready"), engine="vllm")
+    assert hung == (Reason.ENGINE_HUNG_UNDER_LOAD, "vllm stopped answering under load")
+    said = classify_load(None, hung=True, failed_share=0, log_text="ValueError: told\nINFO routes", engine="vllm")[1]
+    assert said == "vllm stopped answering under load; its log says: ValueError: told"
     assert verdict(ExitStatus(code=1), hung=True) is Reason.ENGINE_CRASHED_UNDER_LOAD
     assert verdict(None, text="torch.OutOfMemoryError: CUDA out of memory") is Reason.ENGINE_OOM
     assert verdict(None) is Reason.ENGINE_REQUESTS_FAILED

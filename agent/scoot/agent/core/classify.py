@@ -212,7 +212,9 @@ def classify_load(
         reason, text = _crash(exit_status, lines, cause, engine, oom_kills)
         return reason, _one_line(text)
     if hung:
-        return Reason.ENGINE_HUNG_UNDER_LOAD, _one_line(f"{engine} stopped answering under load; last said: {told}")
+        # A hung engine's last line is about something else; how long it has been silent is what the caller knows.
+        text = f"{engine} stopped answering under load" + (f"; its log says: {cause}" if cause else "")
+        return Reason.ENGINE_HUNG_UNDER_LOAD, _one_line(text)
     return Reason.ENGINE_REQUESTS_FAILED, _one_line(f"{failed_share:.1%} of the requests failed; {told}")
 
 
