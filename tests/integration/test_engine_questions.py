@@ -17,7 +17,7 @@ from scoot.v1 import study_service_pb2 as pb
 from scoot.wire.catalogue.option import Catalogue, EngineOption, OptionKind, Source, decode_catalogue, encode_catalogue
 from scoot.wire.catalogue.verdict import Checked, CheckState
 from scoot.wire.protobuf import to_message
-from scoot.wire.spec import Parameter, ParameterKind, Service, StudySpec
+from scoot.wire.spec import Config, Parameter, ParameterKind, Service, StudySpec
 from scoot.wire.states import StudyState
 
 INVALID = Checked(state=CheckState.INVALID, reason="more than the engine takes")
@@ -91,6 +91,18 @@ async def test_an_agent_that_goes_away_leaves_the_search_to_go_on_without_it(tmp
         (trials,) = d.coordinator.state.trials.values()
         assert len(trials) == 2
         assert trials[1].resolved == ""
+
+
+async def test_a_question_that_would_not_fit_into_a_message_is_not_asked(tmp_path: pathlib.Path) -> None:
+    async with desk(tmp_path) as d:
+        agent = checking(d)
+        await agent.connect()
+        await agent.say(heartbeat=agent_pb.Heartbeat(seq=1))
+        assert (await agent.hear()).heartbeat_ack.seq == 1
+        long: list[Config] = [{"max_num_seqs": "x" * 4_000}] * 1_000
+        assert await d.coordinator._sessions.engines.check(spec().service, long, ["max_num_seqs"]) is None
+        await agent.say(heartbeat=agent_pb.Heartbeat(seq=2))
+        assert (await agent.hear()).heartbeat_ack.seq == 2
 
 
 async def question(agent: Agent) -> agent_pb.CheckConfigs:

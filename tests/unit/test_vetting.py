@@ -152,6 +152,8 @@ def test_what_changes_nothing_or_is_not_there_is_not_searched() -> None:
     assert idle(spec(SEQS, OVERLAP, GONE), verdicts, implied=('gone == "a"',)) == ["overlap"]
     conditional = Parameter(name="more", kind=ParameterKind.BOOL, when="overlap")
     assert idle(spec(SEQS, OVERLAP, conditional), verdicts) == ["gone"]
+    own = msgspec.structs.replace(OVERLAP, when="seqs > 9")
+    assert idle(spec(SEQS, own, GONE), verdicts) == ["gone"]
     assert idle(spec(OVERLAP), tried(overlap=[ok("d"), ok("d")])) == []
 
 

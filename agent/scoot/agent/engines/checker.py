@@ -101,11 +101,11 @@ class VllmChecker:
         """The GPU of which the helper holds memory, "" if none."""
         if self._gpus is None or pid is None:
             return ""
+        holders = [(each.pid, gpu.id) for gpu in self._gpus.devices() for each in self._gpus.read(gpu.id).processes]
+        if not holders:
+            return ""  # the process table of a large host is long, and this is asked after every question
         mine = {pid, *(each.pid for each in proctable.below(pid, proctable.read_processes()))}
-        for device in self._gpus.devices():
-            if any(each.pid in mine for each in self._gpus.read(device.id).processes):
-                return device.id
-        return ""
+        return next((device for holder, device in holders if holder in mine), "")
 
     async def aclose(self) -> None:
         """End the oracle."""

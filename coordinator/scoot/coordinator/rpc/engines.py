@@ -125,6 +125,9 @@ class EngineDesk:
         question = pb.CheckConfigs(check_id=number, service=to_message(service, pb.CheckConfigs().service), names=names)
         for config in configs:
             to_message(_Configuration(config), question.configs.add())
+        if question.ByteSize() > limits.MESSAGE_BYTES // 2:  # the answer may be as long, and has to fit as well
+            _log.warning("%d configurations are too many to ask %s about at once", len(configs), service.engine)
+            return None
         answer: asyncio.Future[tuple[Checked, ...] | None] = asyncio.get_running_loop().create_future()
         self._open[number] = (agent_id, len(configs), answer)
         try:

@@ -115,7 +115,8 @@ def _values(parameter: Parameter) -> list[Scalar]:
 def idle_parameters(study: StudyRecord, base: Checked, tried: Mapping[tuple[str, Scalar], Checked]) -> tuple[Idle, ...]:
     """Parameters not worth searching, and why: the engine has no such option, or nothing changes with it.
 
-    A parameter that a constraint or another parameter's `when` mentions stays, and so does the last one.
+    A parameter that a constraint or another parameter's `when` mentions stays; so does one with a `when` of its own, as
+    it was tried where it is not active; and so does the last one.
     """
     variants: dict[str, list[tuple[Scalar, Checked]]] = {}
     for (name, value), verdict in tried.items():
@@ -123,12 +124,13 @@ def idle_parameters(study: StudyRecord, base: Checked, tried: Mapping[tuple[str,
     without_effect = inert(base, variants)
     spec = study.spec
     conditions = [each.when for each in spec.parameters if each.when is not None]
+    conditional = {each.name for each in spec.parameters if each.when is not None}
     named: frozenset[str] = frozenset().union(*map(names_of, (*spec.constraints, *study.implied, *conditions)))
     idle: list[Idle] = []
     for name, found in variants.items():
         if name in named:
             continue
-        if name in without_effect:
+        if name in without_effect and name not in conditional:
             idle.append(Idle(name=name, why="nothing changes with it on this host"))
         elif found and all(verdict.unknown_option for _, verdict in found):
             idle.append(Idle(name=name, why=found[0][1].reason))
