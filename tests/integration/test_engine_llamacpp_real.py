@@ -13,9 +13,11 @@ from engine_bench import launch, started
 
 from scoot.agent.core.classify import classify_start
 from scoot.agent.engines.base import EngineAdapter, EngineSettings
+from scoot.agent.engines.checker import make_checker
 from scoot.agent.engines.lister import make_lister
 from scoot.agent.engines.registry import make_adapter
 from scoot.wire.catalogue.option import Catalogue, OptionKind
+from scoot.wire.catalogue.verdict import Invalid, Ok, RefusalKind
 from scoot.wire.reasons import Reason
 
 PYTHON = os.environ.get("SCOOT_LLAMACPP_PYTHON", "")
@@ -93,6 +95,24 @@ async def test_python_server_that_refuses_a_value_says_which(
     reason, line = classify_start(trouble.exit, timed_out=False, log_text=text, engine="llamacpp")
     assert reason is Reason.ENGINE_REJECTED_ARGS
     assert line == "ModelSettings: n_batch: Input should be greater than or equal to 1"
+
+
+async def test_python_server_is_asked_before_it_is_started(model: str, tmp_path: Path) -> None:
+    checker = make_checker(EngineSettings(kind="llamacpp", python=PYTHON))
+    assert checker is not None
+    try:
+        refused = await checker.check(launch("llamacpp", model, {"n_batch": 0}, tmp_path))
+        missing = await checker.check(launch("llamacpp", model, {"n_ubatch": 64, "cache_size": "big"}, tmp_path))
+        taken = await checker.check(launch("llamacpp", model, {"n_batch": 256}, tmp_path, max_model_len=512))
+    finally:
+        await checker.aclose()
+    assert refused == Invalid(
+        "n_batch: Input should be greater than or equal to 1 (given: 0)", RefusalKind.INVALID_VALUE, ("n_batch",)
+    )
+    assert isinstance(missing, Invalid), missing
+    assert missing.options == ("cache_size",)
+    assert isinstance(taken, Ok), taken
+    assert (taken.effective["n_batch"], taken.effective["n_ctx"]) == (256, 512)
 
 
 @with_server

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from scoot.agent.engines import vllm_helper
 from scoot.agent.engines.base import EngineSettings
+from scoot.agent.engines.helpers import resident
 from scoot.agent.engines.oracle import Oracle
 from scoot.agent.host.process import run_helper
 from scoot.agent.host.proctable import read_process
@@ -255,7 +255,7 @@ async def test_a_helper_whose_default_has_drifted_is_replaced_unnoticed(settings
         base = effective(await oracle.check({}))
         await oracle.check({"trap": "drift"})
         assert effective(await oracle.check({}))["max_num_seqs"] == 129, "this is what must not last"
-        for _ in range(vllm_helper.DRIFT_EVERY):
+        for _ in range(resident.DRIFT_EVERY):
             assert isinstance(await oracle.check({"max_num_seqs": 4}), Ok)
         assert effective(await oracle.check({})) == base
         assert oracle.starts == 2
@@ -402,7 +402,9 @@ async def test_a_helper_that_lies_is_never_held_against_a_configuration(
     path.write_text(program, encoding="utf-8")
     hangs = "pause" in program
     oracle = Oracle(
-        EngineSettings(kind="vllm", python=sys.executable), program=str(path), start_s=1.0 if hangs else DEADLINE_S
+        EngineSettings(kind="vllm", python=sys.executable),
+        command=(sys.executable, str(path)),
+        start_s=1.0 if hangs else DEADLINE_S,
     )
     async with oracle:
         assert said in why(await oracle.check({"max_num_seqs": 1}))
@@ -411,7 +413,8 @@ async def test_a_helper_that_lies_is_never_held_against_a_configuration(
 async def test_it_gives_up_after_some_starts_in_a_row_and_not_before(tmp_path: Path) -> None:
     path = tmp_path / "helper.py"
     path.write_text("import sys; sys.exit('broken')", encoding="utf-8")
-    async with Oracle(EngineSettings(kind="vllm", python=sys.executable), program=str(path), max_starts=2) as oracle:
+    settings = EngineSettings(kind="vllm", python=sys.executable)
+    async with Oracle(settings, command=(sys.executable, str(path)), max_starts=2) as oracle:
         verdicts = [await oracle.check({}) for _ in range(5)]
         catalogue = await oracle.catalogue()
     assert oracle.starts == 2

@@ -12,7 +12,7 @@ import pytest
 from engine_bench import launch
 
 from scoot.agent.engines.base import EngineSettings
-from scoot.agent.engines.checker import VllmChecker
+from scoot.agent.engines.checker import make_checker
 from scoot.agent.engines.oracle import Oracle
 from scoot.wire.catalogue import shelf
 from scoot.wire.catalogue.option import Catalogue, OptionKind, without_host
@@ -134,7 +134,8 @@ def test_a_model_that_cannot_be_read_is_nobodys_configuration(oracle: Asked) -> 
 async def test_a_replica_is_checked_as_it_would_be_started(tmp_path: Path) -> None:
     model = tmp_path / "tiny"
     subprocess.run([PYTHON, TOOL, model], check=True, capture_output=True)  # noqa: ASYNC221 - nothing else runs here
-    checker = VllmChecker(EngineSettings(kind="vllm", python=PYTHON))
+    checker = make_checker(EngineSettings(kind="vllm", python=PYTHON))
+    assert checker is not None
     verdicts = []
     try:
         for config in ({"max_num_seqs": 64, "max_num_batched_tokens": 32}, {"max_num_seqs": 64}):

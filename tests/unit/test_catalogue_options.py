@@ -124,6 +124,7 @@ def test_a_snapshot_has_nothing_of_its_host() -> None:
         "listed": (None, None),
     }
     assert without_host(live).by_name["cores"].effective == 16
+    assert without_host(live, forget={"cores"}).by_name["cores"].effective is None
 
 
 @given(catalogues)
@@ -243,7 +244,7 @@ def test_snapshots_are_whole_and_of_no_host(engine: str, version: str) -> None:
     catalogue = shelf.snapshot_of(engine, version)
     assert catalogue is not None
     assert (catalogue.engine, catalogue.version, catalogue.source) == (engine, version, Source.SNAPSHOT)
-    assert len(catalogue.options) > 200
+    assert len(catalogue.options) >= {"vllm": 282, "sglang": 530, "transformers": 21}[engine]
     assert without_host(catalogue) == catalogue
     for option in catalogue.options:
         assert re.fullmatch(r"[a-z][a-z0-9_]*", option.name), option.name

@@ -11,8 +11,9 @@ import pytest
 
 from scoot.agent.attempt import Attempt
 from scoot.agent.core.run import EndState
+from scoot.agent.engines import vllm
 from scoot.agent.engines.base import EngineSettings, LaunchRequest
-from scoot.agent.engines.checker import VllmChecker, make_checker
+from scoot.agent.engines.checker import EngineChecker, make_checker
 from scoot.agent.engines.mock import MockAdapter
 from scoot.agent.folders import AttemptFolders
 from scoot.agent.host.gpu_fake import FakeGpus
@@ -68,7 +69,7 @@ def launch(config: Config, *, device: Device = CPU, env: Mapping[str, str] | Non
 
 async def test_it_is_asked_what_the_adapter_would_start() -> None:
     oracles = Oracles()
-    checker = VllmChecker(VLLM, oracle=oracles)
+    checker = EngineChecker(VLLM, vllm.inquiry(VLLM), oracle=oracles)
     assert await checker.check(launch({"max_num_seqs": 8}, max_model_len=512)) == Ok({})
     await checker.check(launch({"tensor_parallel_size": 1, "seed": 2}))
     assert oracles.asked == [
@@ -81,7 +82,7 @@ async def test_it_is_asked_what_the_adapter_would_start() -> None:
 
 async def test_another_environment_is_another_oracle() -> None:
     oracles = Oracles()
-    checker = VllmChecker(VLLM, oracle=oracles)
+    checker = EngineChecker(VLLM, vllm.inquiry(VLLM), oracle=oracles)
     for value in ("1", "1", "2"):
         await checker.check(launch({}, env={"VLLM_CPU_KVCACHE_SPACE": value, "MINE": "x"}))
     assert [number for number, _, _ in oracles.asked] == [0, 0, 1]
@@ -95,7 +96,7 @@ async def test_another_environment_is_another_oracle() -> None:
 
 async def test_a_check_that_takes_memory_of_a_gpu_is_the_last() -> None:
     oracles, gpus = Oracles(), FakeGpus(2)
-    checker = VllmChecker(VLLM, gpus=gpus, oracle=oracles)
+    checker = EngineChecker(VLLM, vllm.inquiry(VLLM), gpus=gpus, oracle=oracles)
     assert await checker.check(launch({}, device=GPU)) == Ok({})
     gpus.hold(gpus.devices()[1].id, HELPER, 500 << 20)
     assert await checker.check(launch({}, device=GPU)) == Ok({})  # this answer is as good as any
@@ -108,7 +109,7 @@ async def test_a_check_that_takes_memory_of_a_gpu_is_the_last() -> None:
 
 async def test_what_others_hold_of_a_gpu_bars_nothing() -> None:
     oracles, gpus = Oracles(), FakeGpus(1)
-    checker = VllmChecker(VLLM, gpus=gpus, oracle=oracles)
+    checker = EngineChecker(VLLM, vllm.inquiry(VLLM), gpus=gpus, oracle=oracles)
     gpus.hold(gpus.devices()[0].id, HELPER + 1, 80 << 30)
     for _ in range(2):
         assert await checker.check(launch({}, device=GPU)) == Ok({})
@@ -116,7 +117,7 @@ async def test_what_others_hold_of_a_gpu_bars_nothing() -> None:
 
 
 def test_a_host_can_do_without_and_other_engines_have_none() -> None:
-    assert isinstance(make_checker(VLLM), VllmChecker)
+    assert isinstance(make_checker(VLLM), EngineChecker)
     assert make_checker(EngineSettings(kind="vllm", python="/p", check_first=False)) is None
     assert make_checker(EngineSettings(kind="mock")) is None
 

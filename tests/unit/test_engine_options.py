@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from scoot.agent.engines import package_options
+from scoot.agent.engines import base
 from scoot.agent.engines.base import EngineSettings
 from scoot.agent.engines.help_text import options_of
+from scoot.agent.engines.helpers import options as package_options
 from scoot.agent.engines.lister import ProgramLister, make_lister, read_help, read_package
 from scoot.wire.catalogue.option import Catalogue, OptionKind
 from scoot.wire.catalogue.verdict import Unknown
@@ -80,30 +81,32 @@ def test_a_programs_help_tells_its_options() -> None:
 PACKAGE = """
 import argparse, enum
 from typing import Annotated, Literal
+from pydantic import BaseModel, ConfigDict, Field
 
 __version__ = "1.2.3"
 
-class Model:
-    @staticmethod
-    def model_json_schema():
-        return {
-            "$defs": {
-                "Cache": {"properties": {
-                    "share": {"type": "number", "minimum": 0, "exclusiveMaximum": 1, "default": 0.9},
-                    "deep": {"$ref": "#/$defs/Deep"},
-                }},
-                "Deep": {"properties": {"too_deep": {"type": "integer"}}},
-                "Policy": {"enum": ["FIRST", "SECOND"], "type": "string"},
-            },
-            "properties": {
-                "batch": {"type": "integer", "exclusiveMinimum": 0, "default": 8, "description": "How  many."},
-                "cache": {"anyOf": [{"$ref": "#/$defs/Cache"}, {"type": "null"}]},
-                "policy": {"allOf": [{"$ref": "#/$defs/Policy"}], "default": "FIRST"},
-                "mode": {"anyOf": [{"const": "a"}, {"type": "null"}], "default": None},
-                "either": {"anyOf": [{"type": "integer"}, {"type": "string"}], "default": "/a/path"},
-                "flag": {"type": "boolean", "default": False},
-            },
-        }
+class Policy(str, enum.Enum):
+    FIRST = "FIRST"
+    SECOND = "SECOND"
+
+class Deep(BaseModel):
+    too_deep: int = 1
+
+class Cache(BaseModel):
+    share: float = Field(0.9, ge=0, lt=1)
+    deep: Deep = Deep()
+
+class Loader: ...  # has no form in a schema
+
+class Model(BaseModel):
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+    batch: int = Field(8, gt=0, description="How  many.")
+    cache: Cache | None = None
+    policy: Policy = Policy.FIRST
+    mode: Literal["a"] | None = None
+    either: int | str = "/a/path"
+    flag: bool = False
+    loader: Loader | None = Loader()
 
 class Arguments:
     @staticmethod
@@ -158,6 +161,7 @@ def test_a_pydantic_models_schema_tells_its_options(package: str) -> None:
         "cache__share": ("float", 0.9, ()),
         "either": ("text", None, ()),
         "flag": ("bool", False, ()),
+        "loader": ("text", None, ()),
         "mode": ("enum", None, ("a",)),
         "policy": ("enum", "FIRST", ("FIRST", "SECOND")),
     }
@@ -198,7 +202,7 @@ def test_a_package_that_cannot_tell_says_why(name: str) -> None:
 async def test_an_installation_is_asked_in_its_own_interpreter(tmp_path: Path, package: str) -> None:
     assert package
     settings = EngineSettings(kind="sglang", python=sys.executable, fixed_env={"PYTHONPATH": str(tmp_path)})
-    command = (sys.executable, package_options.__file__, "arguments", f"{package}:Arguments")
+    command = base.helper_command(settings, "options", "arguments", f"{package}:Arguments")
     found = await ProgramLister(settings, command, read_package).catalogue()
     assert isinstance(found, Catalogue)
     assert (found.engine, found.version, len(found.options)) == ("sglang", "1.2.3", 5)

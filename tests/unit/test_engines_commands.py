@@ -124,8 +124,10 @@ def test_sglang_command() -> None:
         *("--context-length=4096", "--disable-radix-cache", "--mem-fraction-static=0.8"),
     )
     assert command.env["CUDA_VISIBLE_DEVICES"] == "GPU-a,GPU-b"
-    argv = SGLANG.command(request(devices=CPU)).argv
-    assert argv[-2:] == ("--device", "cpu")
+    assert "SGLANG_USE_CPU_ENGINE" not in command.env
+    on_cpu = SGLANG.command(request(devices=CPU))
+    assert on_cpu.argv[-2:] == ("--device", "cpu")
+    assert on_cpu.env["SGLANG_USE_CPU_ENGINE"] == "1"
 
 
 def test_sglang_tells_its_arguments() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from scoot.agent.engines import package_probe, probing, vllm_probe
+from scoot.agent.engines import base
 from scoot.agent.engines.base import EngineSettings
 from scoot.agent.engines.probing import Probe, Prober, read_marked
 from scoot.agent.host.process import ExitStatus, HelperResult
@@ -16,12 +16,8 @@ from scoot.agent.host.process import ExitStatus, HelperResult
 SETTINGS = EngineSettings(kind="sglang", python=sys.executable)
 
 
-def test_both_scripts_mark_their_answer_alike() -> None:
-    assert probing.MARK == package_probe.MARK == vllm_probe.MARK
-
-
 def prober(*arguments: str) -> Prober:
-    return Prober(SETTINGS, (sys.executable, package_probe.__file__, *arguments), watched=(), env={})
+    return Prober(SETTINGS, base.helper_command(SETTINGS, "package_probe", *arguments), watched=(), env={})
 
 
 async def test_a_package_tells_its_version() -> None:

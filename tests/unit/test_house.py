@@ -207,6 +207,25 @@ def test_processes_are_started_in_few_places() -> None:
     assert found <= SPAWNERS
 
 
+def test_helpers_in_engines_interpreters_lean_on_nothing_of_scoot() -> None:
+    package = "scoot.agent.engines.helpers"
+    found = {
+        name
+        for path in sources("agent/scoot/agent/engines/helpers")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for name in (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module or ""]
+            if isinstance(node, ast.ImportFrom)
+            else []
+        )
+    }
+    assert package in found
+    others = {name for name in found if name != package and not name.startswith(f"{package}.")}
+    assert {name.partition(".")[0] for name in others} <= sys.stdlib_module_names
+
+
 def test_nothing_runs_through_a_shell() -> None:
     offenders = [
         path

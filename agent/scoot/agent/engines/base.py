@@ -16,6 +16,7 @@ from typing import Final, Protocol, runtime_checkable
 import msgspec
 
 from scoot.agent.core.command import EngineCommand
+from scoot.agent.engines.helpers import run
 from scoot.benchmark.plan import PromptMode
 from scoot.wire import limits
 from scoot.wire.assignment import Device, EngineOffer
@@ -203,6 +204,11 @@ def value_text(value: Scalar, *, key: str) -> str:
     if isinstance(value, int):
         return str(value)
     return check_text(value, key=key)
+
+
+def helper_command(settings: EngineSettings, program: str, *arguments: str) -> tuple[str, ...]:
+    """How to run a program of `helpers` in the engine's interpreter."""
+    return (settings.python, *settings.fixed_args, run.__file__, program, *arguments)
 
 
 def base_environment(source: Mapping[str, str] | None = None) -> dict[str, str]:

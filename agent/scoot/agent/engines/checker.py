@@ -5,22 +5,31 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from types import MappingProxyType
 from typing import Final, Protocol, TypeVar
 
-from scoot.agent.engines import base, permits, vllm
+from scoot.agent.engines import base, llamacpp, sglang, trtllm, vllm
 from scoot.agent.engines.base import EngineSettings, LaunchRequest
+from scoot.agent.engines.inquiry import Inquiry
 from scoot.agent.engines.oracle import Oracle
 from scoot.agent.host import proctable
 from scoot.agent.host.gpu import GpuSource
 from scoot.wire.catalogue.option import Catalogue
 from scoot.wire.catalogue.verdict import Unknown, Verdict
-from scoot.wire.spec import Config
 
 T = TypeVar("T")
 
 LOG: Final = logging.getLogger(__name__)
 
-_DEGREE: Final = "tensor_parallel_size"
+_INQUIRIES: Final[Mapping[str, Callable[[EngineSettings], Inquiry | None]]] = MappingProxyType(
+    {
+        "vllm": vllm.inquiry,
+        "sglang": sglang.inquiry,
+        "trtllm": trtllm.inquiry,
+        "llamacpp": llamacpp.inquiry,
+    }
+)
+"""How the engines are asked that have a check of their own; None: not as they are set up here."""
 
 
 class Checker(Protocol):
@@ -43,43 +52,48 @@ class Checker(Protocol):
         ...
 
 
-class VllmChecker:
-    """vLLM's.
+class EngineChecker:
+    """An engine's that is asked in its own interpreter.
 
-    It keeps one `Oracle` (0.6 GB of host memory), of the environment that was asked about last: variables decide as
-    options do. vLLM's check is not meant to use a GPU; where the driver says that its helper holds memory of one after
-    all, the helper is ended, and nobody is asked any more: a trial measured beside it would be another.
+    It keeps one `Oracle` (0.6 GB of host memory with vLLM), of the environment that was asked about last: variables
+    decide as options do. A check is not meant to use a GPU; where the driver says that its helper holds memory of one
+    after all, the helper is ended, and nobody is asked any more: a trial measured beside it would be another.
 
     Args:
         settings: of the engine.
+        inquiry: how it is asked.
         gpus: where the driver is asked; None: there are no GPUs.
         oracle: makes oracles; tests have others.
     """
 
     def __init__(
-        self, settings: EngineSettings, *, gpus: GpuSource | None = None, oracle: Callable[..., Oracle] = Oracle
+        self,
+        settings: EngineSettings,
+        inquiry: Inquiry,
+        *,
+        gpus: GpuSource | None = None,
+        oracle: Callable[..., Oracle] = Oracle,
     ) -> None:
         self._settings = settings
+        self._inquiry = inquiry
         self._gpus = gpus
         self._barred = ""
         self._make = oracle
-        self._options = vllm.ALLOWED_OPTIONS | set(settings.allow_options)
-        self._env = vllm.ALLOWED_ENV | set(settings.allow_env)
         self._oracle: Oracle | None = None
         self._asked_env: Mapping[str, str] = {}
         self._turn = asyncio.Lock()
 
     async def check(self, request: LaunchRequest) -> Verdict:
         """See Checker."""
-        env = base.study_environment(request.service.env, allowed=self._env, fixed={})
-        asked: Config = permits.asked(request, length="max_model_len")
-        if request.tensor_parallel > 1 or _DEGREE in asked:
-            asked[_DEGREE] = request.tensor_parallel
-        return await self._ask(env, lambda oracle: oracle.check(asked, model=request.service.model))
+        env = base.study_environment(request.service.env, allowed=self._inquiry.env, fixed={})
+        asked = self._inquiry.asked(request)
+        verdict = await self._ask(env, lambda oracle: oracle.check(asked, model=request.service.model))
+        return self._inquiry.named(verdict)
 
     async def catalogue(self) -> Catalogue | Unknown:
         """See Checker."""
-        return await self._ask({}, Oracle.catalogue)
+        found = await self._ask({}, Oracle.catalogue)
+        return found if isinstance(found, Unknown) else self._inquiry.listed(found)
 
     async def _ask(self, env: Mapping[str, str], question: Callable[[Oracle], Awaitable[T]]) -> T | Unknown:
         """One question to the oracle of an environment."""
@@ -88,11 +102,14 @@ class VllmChecker:
                 return Unknown(self._barred)
             if self._oracle is None or env != self._asked_env:
                 await self._close()
-                self._oracle, self._asked_env = self._make(self._settings, allowed=self._options, env=env), env
+                command = base.helper_command(self._settings, *self._inquiry.helper)
+                allowed = self._inquiry.options
+                self._oracle = self._make(self._settings, allowed=allowed, env=env, command=command)
+                self._asked_env = env
             answer = await question(self._oracle)
             held = await asyncio.to_thread(self._held, self._oracle.pid)
             if held:
-                self._barred = f"not asked: vLLM's check takes memory of GPUs here ({held})"
+                self._barred = f"not asked: {self._inquiry.title}'s check takes memory of GPUs here ({held})"
                 LOG.error("%s; its helper was ended", self._barred)
                 await self._close()
             return answer
@@ -120,4 +137,6 @@ class VllmChecker:
 
 def make_checker(settings: EngineSettings, gpus: GpuSource | None = None) -> Checker | None:
     """The checker of an engine; None where it has none, or the host's administrator does not want it."""
-    return VllmChecker(settings, gpus=gpus) if settings.kind == vllm.VllmAdapter.name and settings.check_first else None
+    make = _INQUIRIES.get(settings.kind)
+    inquiry = make(settings) if make is not None and settings.check_first else None
+    return EngineChecker(settings, inquiry, gpus=gpus) if inquiry is not None else None

@@ -13,8 +13,9 @@ from typing import Final, Protocol
 
 import msgspec
 
-from scoot.agent.engines import base, help_text, package_options, probing
+from scoot.agent.engines import base, help_text, llamacpp, probing
 from scoot.agent.engines.base import EngineSettings
+from scoot.agent.engines.helpers.plain import MARK
 from scoot.agent.host.process import HelperResult, SpawnError, run_helper
 from scoot.wire.catalogue.option import Catalogue, EngineOption, Source
 from scoot.wire.catalogue.verdict import Unknown
@@ -26,14 +27,10 @@ _ASKED: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "trtllm": ("pydantic", "tensorrt_llm.llmapi:TorchLlmArgs"),
         "sglang": ("arguments", "sglang.srt.server_args:ServerArgs"),
         "transformers": ("signature", "transformers.cli.serve:Serve"),
-        "llamacpp": (
-            "pydantic",
-            "llama_cpp.server.settings:ModelSettings",
-            "llama_cpp.server.settings:ServerSettings",
-        ),
+        "llamacpp": ("pydantic", *llamacpp.SETTINGS),
     }
 )
-"""What `package_options` is asked, by kind of engine: the form its options have, and where they are."""
+"""What `helpers.options` is asked, by kind of engine: the form its options have, and where they are."""
 
 _QUIET: Final = MappingProxyType({"DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1", "NO_COLOR": "1", "COLUMNS": "200"})
 
@@ -81,11 +78,11 @@ class ProgramLister:
 
 
 def read_package(done: HelperResult) -> Listing:
-    """The answer of `package_options`. Pure."""
+    """The answer of `helpers.options`. Pure."""
     for line in reversed(done.stdout.decode(errors="replace").splitlines()):
-        if line.startswith(package_options.MARK):
+        if line.startswith(MARK):
             try:
-                return msgspec.json.decode(line.removeprefix(package_options.MARK), type=Listing)
+                return msgspec.json.decode(line.removeprefix(MARK), type=Listing)
             except (msgspec.DecodeError, msgspec.ValidationError) as error:
                 return Listing(error=f"the options are told in a form that is not known: {error}")
     return Listing(error=probing.failure_of(done))
@@ -104,5 +101,4 @@ def make_lister(settings: EngineSettings) -> Lister | None:
     asked = _ASKED.get(settings.kind)
     if asked is None:
         return None
-    command = (settings.python, *settings.fixed_args, package_options.__file__, *asked)
-    return ProgramLister(settings, command, read_package)
+    return ProgramLister(settings, base.helper_command(settings, "options", *asked), read_package)

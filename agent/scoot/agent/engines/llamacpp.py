@@ -20,6 +20,7 @@ import msgspec
 from scoot.agent.core.command import EngineCommand
 from scoot.agent.engines import base, gguf_file, llamacpp_launch, permits, probing
 from scoot.agent.engines.base import EngineSettings, LaunchRequest
+from scoot.agent.engines.inquiry import Inquiry
 from scoot.agent.engines.package import package_prober
 from scoot.agent.engines.permits import Permits
 from scoot.agent.engines.probing import Probe, Prober
@@ -39,6 +40,9 @@ NEEDS: Final = (
     "starlette_context",
     "uvicorn",
 )
+
+SETTINGS: Final = ("llama_cpp.server.settings:ModelSettings", "llama_cpp.server.settings:ServerSettings")
+"""The models behind the Python server's options."""
 
 SERVER_OPTIONS: Final = frozenset(
     {
@@ -215,6 +219,17 @@ class LlamaCppAdapter:
             env |= {"HOST": "127.0.0.1", "PORT": str(request.port)}
         return EngineCommand(argv=tuple(argv), env=env)
 
+    def checked(self, request: LaunchRequest) -> Config:
+        """A replica's options by their own names, for the Python server's argument check.
+
+        Raises:
+            UserError: as `command`.
+        """
+        asked = self._asked(request)
+        for name in permits.flags(asked):
+            self._permits.check(name, asked[name], key=permits.key_of(request, name))
+        return {name: asked[name] for name in permits.flags(asked)}
+
     def _asked(self, request: LaunchRequest) -> Config:
         """What is asked for, with the context for every slot, and all layers on the GPU where there is one."""
         asked = permits.asked(request)
@@ -261,6 +276,18 @@ class LlamaCppAdapter:
         except (msgspec.DecodeError, msgspec.ValidationError, RecursionError):
             return out
         return {**out, "parallel": slots}
+
+
+def inquiry(settings: EngineSettings) -> Inquiry | None:
+    """How the Python server's argument check is asked; llama-server has none that can be asked by itself."""
+    if settings.program:
+        return None
+    return Inquiry(
+        title="llama_cpp.server",
+        helper=("schema_arguments", "llama_cpp.server", *SETTINGS),
+        env=_PLACE_ENV | set(settings.allow_env),
+        asked=LlamaCppAdapter(settings).checked,
+    )
 
 
 def read_version(done: HelperResult) -> Probe:

@@ -1,9 +1,9 @@
 """Asks an engine's own argument checks what they make of a configuration, in milliseconds instead of a start.
 
-A helper (`vllm_helper`) lives in the engine's interpreter as long as the oracle: importing the engine takes 10 s and
-more, a question milliseconds. It is a child like every other of the agent: a session of its own, killed and reaped with
-the oracle, and killed by the kernel should the agent die. Whatever goes wrong with it is `Unknown`, which is never held
-against a configuration; a helper that died or hangs is replaced at the next question, a few times in a row at most.
+A helper (`helpers.resident`) lives in the engine's interpreter as long as the oracle: importing the engine takes 10 s
+and more, a question milliseconds. It is a child like every other of the agent: a session of its own, killed and reaped
+with the oracle, and killed by the kernel should the agent die. Whatever goes wrong with it is `Unknown`, which is never
+held against a configuration; a helper that died or hangs is replaced at the next question, a few times at most.
 """
 
 from __future__ import annotations
@@ -18,18 +18,19 @@ from typing import Any, Final, Self, TypeVar
 
 import msgspec
 
-from scoot.agent.engines import base, vllm_helper
+from scoot.agent.engines import base
 from scoot.agent.engines.base import EngineSettings
+from scoot.agent.engines.helpers import resident
 from scoot.agent.host import logs
 from scoot.agent.host.process import HelperProcess, SpawnError, spawn_helper
 from scoot.wire.catalogue.option import Catalogue, EngineOption, Source
 from scoot.wire.catalogue.verdict import Invalid, Ok, RefusalKind, Unknown, Verdict, inert, told
-from scoot.wire.spec import Config, Scalar
+from scoot.wire.spec import Scalar
 
 S = TypeVar("S", bound=msgspec.Struct)
 
 START_S: Final = 300.0
-"""Importing vLLM takes 8 s on a quiet machine, minutes on a cold disk or a loaded host."""
+"""Importing an engine takes 8 s on a quiet machine, minutes on a cold disk or a loaded host."""
 
 ASK_S: Final = 60.0
 """A question takes 2 to 30 ms; so long takes only a helper that hangs."""
@@ -81,7 +82,7 @@ class _RetiredError(_LostError):
 
 
 class Oracle:
-    """What vLLM makes of configurations: `async with Oracle(settings) as oracle:`. One question at a time.
+    """What an engine makes of configurations: `async with Oracle(settings) as oracle:`. One question at a time.
 
     Args:
         settings: of the engine; its interpreter is asked.
@@ -90,7 +91,7 @@ class Oracle:
         env: the environment a study gives the engine, checked by the caller: it decides as options do.
         start_s, ask_s: limits for the import and for a question, seconds.
         max_starts: see MAX_STARTS.
-        program: the helper; tests have others.
+        command: of the helper, one of `helpers` that stays; () is vLLM's.
 
     Attributes:
         starts: helpers started so far.
@@ -105,7 +106,7 @@ class Oracle:
         start_s: float = START_S,
         ask_s: float = ASK_S,
         max_starts: int = MAX_STARTS,
-        program: str = vllm_helper.__file__,
+        command: Sequence[str] = (),
     ) -> None:
         self.starts = 0
         self._settings = settings
@@ -114,7 +115,7 @@ class Oracle:
         self._start_s = start_s
         self._ask_s = ask_s
         self._max_starts = max_starts
-        self._program = program
+        self._command = tuple(command) or base.helper_command(settings, "vllm_arguments")
         self._helper: HelperProcess | None = None
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._ready = _Ready(ready=False)
@@ -140,7 +141,7 @@ class Oracle:
         async with self._turn:
             await self._end()
 
-    async def check(self, config: Config, *, model: str = "") -> Verdict:
+    async def check(self, config: Mapping[str, Any], *, model: str = "") -> Verdict:
         """What the engine makes of a configuration.
 
         Args:
@@ -245,7 +246,7 @@ class Oracle:
         self._folder = tempfile.TemporaryDirectory(prefix="scoot-oracle-")
         try:
             helper = await spawn_helper(
-                (self._settings.python, *self._settings.fixed_args, self._program),
+                self._command,
                 env=self._environment(self._folder.name),
                 cwd=Path(self._folder.name),
                 stderr_path=Path(self._folder.name) / "stderr",
@@ -292,7 +293,7 @@ class Oracle:
             raise _LostError(f"the helper cannot be read: {error}") from error
         if not line.endswith(b"\n"):
             status = await asyncio.shield(helper.exited)
-            if status.code == vllm_helper.DRIFTED:
+            if status.code == resident.DRIFTED:
                 raise _RetiredError("the helper ended: its default had come to differ")
             how = f"signal {status.signal}" if status.signal is not None else f"status {status.code}"
             raise _LostError(f"the helper ended with {how}: {self._last_words()}".rstrip(": "))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from scoot.agent.engines import base, package_probe, permits, probing
+from scoot.agent.engines import base, permits, probing
 from scoot.agent.engines.base import LaunchRequest
 from scoot.agent.engines.permits import Permits
 from scoot.agent.engines.probing import Prober
@@ -16,7 +16,7 @@ from scoot.wire.reasons import Reason
 def package_prober(allowed: Permits, package: str, entry: str, needs: Sequence[str], cache_dir: Path | None) -> Prober:
     """A prober of `package` in its own environment; `entry` and `needs` are modules that must be there, too."""
     settings = allowed.settings
-    command = (settings.python, *settings.fixed_args, package_probe.__file__, package, entry, *needs)
+    command = base.helper_command(settings, "package_probe", package, entry, *needs)
     watched = (package, *(name.partition(".")[0] for name in needs))
     return Prober(settings, command, watched=watched, env=allowed.always, cache_dir=cache_dir)
 

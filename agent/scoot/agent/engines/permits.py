@@ -106,6 +106,13 @@ def asked(request: LaunchRequest, *, length: str = "") -> Config:
     return {**options, **request.config}
 
 
+def with_degree(given: Config, name: str, request: LaunchRequest) -> Config:
+    """`given` with the replica's tensor-parallel degree as `name`, where there is one to speak of."""
+    if request.tensor_parallel > 1 or not given.keys().isdisjoint(TENSOR_PARALLEL_NAMES):
+        return {**{each: given[each] for each in flags(given)}, name: request.tensor_parallel}
+    return given
+
+
 def flags(given: Config) -> list[str]:
     """The names of `given` in order, without the tensor-parallel degree, which is the replica's."""
     return sorted(set(given) - set(TENSOR_PARALLEL_NAMES))

@@ -11,17 +11,15 @@ from typing import Final
 
 import msgspec
 
-from scoot.agent.engines import base, package_probe
+from scoot.agent.engines import base
 from scoot.agent.engines.base import EngineSettings
+from scoot.agent.engines.helpers.plain import MARK
 from scoot.agent.host.process import ExitStatus, HelperResult, SpawnError, run_helper
 from scoot.wire import limits
 from scoot.wire.assignment import EngineOffer
 
 TIMEOUT_S: Final = 300.0
 """Importing an engine takes 8 s on a quiet machine, minutes on a cold disk or a loaded host."""
-
-MARK: Final = package_probe.MARK
-"""Begins the line with the answer: engines print when they are imported."""
 
 _SHOWN_CHARS: Final = 500
 

@@ -24,6 +24,7 @@ import msgspec
 from scoot.agent.core.command import EngineCommand
 from scoot.agent.engines import base, permits
 from scoot.agent.engines.base import EngineSettings, LaunchRequest
+from scoot.agent.engines.inquiry import Inquiry
 from scoot.agent.engines.package import PackageEngine
 from scoot.agent.engines.permits import Permits
 from scoot.benchmark.plan import PromptMode
@@ -46,6 +47,17 @@ _ON_COMMAND_LINE: Final = frozenset(
         "pp_size",
     }
 )
+_FIELDS: Final = MappingProxyType(
+    {
+        "cp_size": "context_parallel_size",
+        "ep_size": "moe_expert_parallel_size",
+        "pp_size": "pipeline_parallel_size",
+        "tp_size": "tensor_parallel_size",
+    }
+)
+"""Options of the command line whose field in the configuration has another name."""
+_OWN: Final = frozenset(_FIELDS.values())
+
 _DOT: Final = "__"
 
 ALIASES: Final = MappingProxyType(
@@ -201,6 +213,19 @@ class TrtllmAdapter(PackageEngine):
                 out[name] = shown
         return dict(sorted(out.items()))
 
+    def fields(self, request: LaunchRequest) -> dict[str, Any]:
+        """A replica's options as fields of its configuration; for its argument check.
+
+        Raises:
+            UserError: as `command`.
+        """
+        given = permits.asked(request, length="max_seq_len")
+        found = {
+            _FIELDS.get(name, name): _plain(name, given[shown], key=permits.key_of(request, shown))
+            for name, shown in self._meanings(request, given).items()
+        }
+        return {_FIELDS["tp_size"]: request.tensor_parallel, **found}
+
     def served_model_name(self, request: LaunchRequest) -> str:
         """TensorRT-LLM serves a folder under its last name."""
         return Path(request.service.model).name
@@ -219,6 +244,18 @@ class TrtllmAdapter(PackageEngine):
             elif name in _KEPT:
                 out[shown] = request.config[shown]
         return out
+
+
+def inquiry(settings: EngineSettings) -> Inquiry:
+    """How its argument check is asked."""
+    adapter = TrtllmAdapter(settings)
+    return Inquiry(
+        title="TensorRT-LLM",
+        helper=("schema_arguments", "TensorRT-LLM", "tensorrt_llm.llmapi:TorchLlmArgs"),
+        env=ALLOWED_ENV | set(settings.allow_env),
+        asked=adapter.fields,
+        aliases=_FIELDS | {name: _FIELDS.get(meant, meant) for name, meant in ALIASES.items() if name not in _OWN},
+    )
 
 
 def _flag(name: str, value: Scalar, *, key: str) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ reaches a network; a host's administrator can allow more by name.
 
 Effective configuration: what the running engine says first (its engine-configuration log line, the
 `vllm:cache_config_info` metric), then what was asked for where vLLM is known to keep it, then defaults resolved once
-per installation by `vllm_probe` (`create_engine_config` in the engine's interpreter). The development endpoint
+per installation by `helpers.vllm_probe` (`create_engine_config` in the engine's interpreter). The development endpoint
 /server_info would say all of it, but comes with endpoints that must not be open under load.
 """
 
@@ -19,8 +19,10 @@ from types import MappingProxyType
 from typing import Final
 
 from scoot.agent.core.command import EngineCommand
-from scoot.agent.engines import base, permits, probing, vllm_probe
+from scoot.agent.engines import base, permits, probing
 from scoot.agent.engines.base import EngineSettings, LaunchRequest
+from scoot.agent.engines.helpers import vllm_probe
+from scoot.agent.engines.inquiry import Inquiry
 from scoot.agent.engines.permits import Permits
 from scoot.agent.engines.probing import Prober
 from scoot.benchmark.plan import PromptMode
@@ -190,7 +192,7 @@ class VllmAdapter:
         )
         self._prober = Prober(
             settings,
-            (settings.python, *settings.fixed_args, vllm_probe.__file__),
+            base.helper_command(settings, "vllm_probe"),
             watched=("vllm",),
             env=_ALWAYS,
             cache_dir=cache_dir,
@@ -259,6 +261,17 @@ class VllmAdapter:
 
 def _asked(request: LaunchRequest) -> Config:
     return permits.asked(request, length="max_model_len")
+
+
+def inquiry(settings: EngineSettings) -> Inquiry:
+    """How its argument check is asked."""
+    return Inquiry(
+        title="vLLM",
+        helper=("vllm_arguments",),
+        options=ALLOWED_OPTIONS | set(settings.allow_options),
+        env=ALLOWED_ENV | set(settings.allow_env),
+        asked=lambda request: permits.with_degree(_asked(request), "tensor_parallel_size", request),
+    )
 
 
 def _scalar(text: str) -> Scalar | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from enum import StrEnum
 from functools import cached_property
 from typing import Final
@@ -123,17 +123,22 @@ class Catalogue(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 _HOST_PATH: Final = re.compile(r"(^|[\s:=,'\"(])(/|~/|file:)\S*[/.]")
 
 
-def without_host(catalogue: Catalogue, agreed: Catalogue | None = None) -> Catalogue:
+def without_host(catalogue: Catalogue, agreed: Catalogue | None = None, *, forget: Collection[str] = ()) -> Catalogue:
     """The catalogue without what is one host's own: for a snapshot.
 
-    Values that hold a path are left out. With `agreed`, the same installation asked under other circumstances (fewer
-    cores, say), so is every effective value the two do not agree on.
+    Values that hold a path are left out, and effective ones of the options to `forget`. With `agreed`, the same
+    installation asked under other circumstances (fewer cores, say), so is every effective value the two do not agree
+    on.
     """
     other = {} if agreed is None else agreed.by_name
 
     def cleaned(option: EngineOption) -> EngineOption:
         effective = option.effective
-        if _has_path(effective) or (agreed is not None and effective != _effective(other.get(option.name))):
+        if (
+            _has_path(effective)
+            or option.name in forget
+            or (agreed is not None and effective != _effective(other.get(option.name)))
+        ):
             effective = None
         default = None if _has_path(option.default) else option.default
         return msgspec.structs.replace(option, default=default, effective=effective)

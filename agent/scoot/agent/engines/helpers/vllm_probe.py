@@ -1,4 +1,4 @@
-"""Asks a vLLM installation who it is. Run by path with *its* interpreter; imports nothing of SCOOT.
+"""Asks a vLLM installation who it is. Runs in its interpreter: the standard library only.
 
 Prints one line, `SCOOT-PROBE {...}`, whatever else the engine's modules print:
 
@@ -21,23 +21,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-MARK = "SCOOT-PROBE "
+from scoot.agent.engines.helpers.plain import MARK, line
+from scoot.agent.engines.helpers.resident import reference_model
+
 ENTRY = "vllm.entrypoints.openai.api_server"
 _PARTS = ("scheduler_config", "cache_config", "parallel_config")
-_REFERENCE = {
-    "architectures": ["LlamaForCausalLM"],
-    "model_type": "llama",
-    "hidden_act": "silu",
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 1,
-    "num_key_value_heads": 1,
-    "max_position_embeddings": 2048,
-    "rms_norm_eps": 1e-5,
-    "vocab_size": 256,
-    "torch_dtype": "bfloat16",
-}
 
 
 def defaults() -> dict[str, Any]:
@@ -45,8 +33,8 @@ def defaults() -> dict[str, Any]:
     engine = importlib.import_module("vllm.engine.arg_utils")
     usage = importlib.import_module("vllm.usage.usage_lib")
     with tempfile.TemporaryDirectory(prefix="scoot-probe-") as folder:
-        (Path(folder) / "config.json").write_text(json.dumps(_REFERENCE), encoding="utf-8")
-        args = engine.AsyncEngineArgs(model=folder, skip_tokenizer_init=True, load_format="dummy")
+        model = str(reference_model(Path(folder)))
+        args = engine.AsyncEngineArgs(model=model, skip_tokenizer_init=True, load_format="dummy")
         config = args.create_engine_config(usage_context=usage.UsageContext.OPENAI_API_SERVER)
     found: dict[str, Any] = {}
     for part in _PARTS:
@@ -56,10 +44,8 @@ def defaults() -> dict[str, Any]:
     return found
 
 
-def main() -> None:
+def main(_: list[str]) -> None:
     """Probe and print; the exit status is 0 even when the engine is broken."""
-    here = Path(__file__).resolve().parent
-    sys.path[:] = [item for item in sys.path if Path(item).resolve() != here]  # it has a module called vllm
     out: dict[str, Any] = {"version": "", "device": "", "entry": False, "defaults": {}, "error": "", "notes": ""}
     try:
         vllm = importlib.import_module("vllm")
@@ -67,15 +53,11 @@ def main() -> None:
         out["entry"] = importlib.util.find_spec(ENTRY) is not None
         out["device"] = str(importlib.import_module("vllm.platforms").current_platform.device_type)
     except Exception as error:  # noqa: BLE001 - anything an installation can raise is the answer
-        out["error"] = f"{type(error).__name__}: {error}".splitlines()[0]
+        out["error"] = line(f"{type(error).__name__}: {error}")
     if not out["error"]:
         try:
             out["defaults"] = defaults()
         except Exception as error:  # noqa: BLE001 - as above; only the defaults stay unknown
-            out["notes"] = f"{type(error).__name__}: {error}".splitlines()[0]
+            out["notes"] = line(f"{type(error).__name__}: {error}")
     sys.stdout.write("\n" + MARK + json.dumps(out, allow_nan=False) + "\n")
     sys.stdout.flush()
-
-
-if __name__ == "__main__":
-    main()

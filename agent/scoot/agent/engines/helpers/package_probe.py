@@ -1,6 +1,6 @@
-"""Asks a Python engine's installation who it is. Run by path with *its* interpreter; imports nothing of SCOOT.
+"""Asks a Python engine's installation who it is. Runs in its interpreter: the standard library only.
 
-    INTERPRETER package_probe.py PACKAGE ENTRY [MODULE ...]
+    run.py package_probe PACKAGE ENTRY [MODULE ...]
 
 Imports PACKAGE, and looks whether ENTRY (the module the adapter starts) and every MODULE are there, without importing
 these. Prints one line, `SCOOT-PROBE {...}`, whatever else the packages print: `version` (PACKAGE.__version__), `device`
@@ -13,10 +13,9 @@ import importlib
 import importlib.util
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
-MARK = "SCOOT-PROBE "
+from scoot.agent.engines.helpers.plain import MARK, line
 
 
 def present(name: str) -> bool:
@@ -47,19 +46,12 @@ def look(package: str, entry: str, modules: list[str]) -> dict[str, Any]:
             out["error"] = f"{package} cannot serve without: {', '.join(missing)}"
         out["device"] = device()
     except Exception as error:  # noqa: BLE001 - anything an installation can raise is the answer
-        out["error"] = f"{type(error).__name__}: {error}".splitlines()[0]
+        out["error"] = line(f"{type(error).__name__}: {error}")
     return out
 
 
 def main(arguments: list[str]) -> None:
     """Probe and print; the exit status is 0 even when the engine is broken."""
-    here = Path(__file__).resolve().parent
-    sys.path[:] = [item for item in sys.path if Path(item).resolve() != here]  # it has modules named like engines
     package, entry, *modules = arguments
-    out = look(package, entry, modules)
-    sys.stdout.write("\n" + MARK + json.dumps(out, allow_nan=False) + "\n")
+    sys.stdout.write("\n" + MARK + json.dumps(look(package, entry, modules), allow_nan=False) + "\n")
     sys.stdout.flush()
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
