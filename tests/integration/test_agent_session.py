@@ -14,6 +14,7 @@ import psutil
 import pytest
 from agent_bench import QUICK, RATE, agent_process, assignment, bench, configure, timings, workload
 
+from scoot.agent import attempt
 from scoot.agent.host import ports
 from scoot.agent.host.gpu_fake import FakeGpus
 from scoot.agent.link.codec import AttemptRef, Verdict
@@ -23,7 +24,7 @@ from scoot.v1 import agent_service_pb2 as pb
 from scoot.v1 import measurement_pb2
 from scoot.wire.columns import RequestPhase, RequestStatus
 from scoot.wire.lease import LeasePolicy
-from scoot.wire.measurement import AttemptOutcome, other_cpu_share
+from scoot.wire.measurement import AttemptOutcome, LoadAudit, other_cpu_share
 from scoot.wire.reasons import Reason
 from scoot.wire.spec import Limits
 
@@ -110,10 +111,36 @@ async def test_a_hang_under_load_is_told_apart(tmp_path: Path) -> None:
 async def test_streams_that_stall_are_no_hang_while_the_engine_answers(tmp_path: Path) -> None:
     async with bench(tmp_path, lease=LeasePolicy(heartbeat_s=0.2)) as b:
         load = msgspec.structs.replace(workload(), request_timeout_s=3.0)
-        ref = b.coordinator.assign(assignment(b.coordinator, load=load, mock_fault="stall"))
+        quiet = Limits(start_timeout_s=20.0, stall_timeout_s=1.0, other_cpu_share=0.0)  # whatever else runs here
+        ref = b.coordinator.assign(assignment(b.coordinator, load=load, limits=quiet, mock_fault="stall"))
         outcome = await b.coordinator.outcome_of(ref)
         assert (outcome.state, outcome.reason) == ("INFEASIBLE", Reason.ENGINE_REQUESTS_FAILED), b.logs()
         assert "DEADLINE" in outcome.message
+
+
+@pytest.mark.parametrize("told", [None, Reason.ENGINE_OOM])
+async def test_time_outs_on_a_noisy_host_are_left_to_the_coordinator_unless_the_log_tells_why(
+    told: Reason | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[float, int]] = []
+
+    def noisy(error_share: float, audits: tuple[LoadAudit, ...], _: Limits) -> bool:
+        asked.append((error_share, len(audits)))
+        return True
+
+    monkeypatch.setattr(attempt, "may_be_noise", noisy)
+    if told is not None:
+        monkeypatch.setattr(attempt, "classify_load", lambda *_, **__: (told, "no memory"))
+    async with bench(tmp_path, lease=LeasePolicy(heartbeat_s=0.2)) as b:
+        load = msgspec.structs.replace(workload(), request_timeout_s=3.0)
+        patient = Limits(start_timeout_s=20.0, stall_timeout_s=60.0)
+        ref = b.coordinator.assign(assignment(b.coordinator, load=load, limits=patient, mock_fault="stall"))
+        outcome = await b.coordinator.outcome_of(ref)
+        assert (outcome.state, outcome.reason) == ("INFEASIBLE" if told else "COMPLETED", told), b.logs()
+        assert asked == ([] if told else [(0.0, 1)])
+        stored = timings(b.coordinator.batches_of(ref))
+        assert RequestStatus.DEADLINE in stored.status[stored.phase == RequestPhase.MEASURED]
+        assert len(outcome.audits) == 1
 
 
 async def test_one_replica_of_two_that_hangs_is_found_and_named(tmp_path: Path) -> None:

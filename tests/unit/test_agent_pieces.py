@@ -15,7 +15,7 @@ from scoot.agent.folders import AttemptFolders, KeptOutcome
 from scoot.agent.host.process import ExitStatus
 from scoot.agent.link.channel import open_channel
 from scoot.agent.link.codec import AttemptRef
-from scoot.agent.listener import is_served_by, listening_inodes
+from scoot.agent.listener import is_served_by, sockets_on, users_of
 from scoot.agent.load import LoadRun
 from scoot.agent.notify import Notifier
 from scoot.agent.spooled import SpoolFrames, summarise
@@ -130,10 +130,23 @@ def test_a_summary_counts_measured_requests_that_were_sent(tmp_path: Path) -> No
     summary = summarise(tmp_path / "spool", whole=True)
     assert (summary.frames, summary.measured, summary.failed, summary.worst) == (3, 5, 3, "RESET")
     assert summary.failed_share == pytest.approx(0.6)
+    assert summary.timed_out == 1
+    assert summary.error_share == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize(
+    "kind", [kind for kind in RequestStatus if kind not in (RequestStatus.OK, RequestStatus.NOT_SENT)]
+)
+def test_only_what_ran_out_of_time_is_no_error(tmp_path: Path, kind: RequestStatus) -> None:
+    with SpoolWriter(tmp_path / "spool") as writer:
+        writer.append(batch(RequestStatus.OK, kind))
+    late = kind in (RequestStatus.DEADLINE, RequestStatus.CANCELLED)
+    assert summarise(tmp_path / "spool", whole=True).error_share == (0.0 if late else 0.5)
 
 
 def test_an_empty_or_missing_spool_has_no_failures(tmp_path: Path) -> None:
-    assert summarise(tmp_path / "none", whole=True).failed_share == 0.0
+    summary = summarise(tmp_path / "none", whole=True)
+    assert (summary.failed_share, summary.error_share) == (0.0, 0.0)
 
 
 def test_a_torn_spool_matters_only_where_it_must_be_whole(tmp_path: Path) -> None:
@@ -220,15 +233,26 @@ def test_a_port_is_served_by_whoever_listens_on_it() -> None:
         assert is_served_by(port, [os.getpid()])
         assert not is_served_by(port, [1 << 22])
         assert not is_served_by(port, [])
+        with socket.create_connection(("127.0.0.1", port)) as connection:
+            assert not is_served_by(connection.getsockname()[1], [os.getpid()]), "the end of a connection listens not"
     assert not is_served_by(port, [os.getpid()])
 
 
-def test_only_listening_sockets_count() -> None:
+def test_sockets_of_a_port_are_read_with_their_users_and_whether_they_listen() -> None:
     head = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
-    row = "   {}: 0100007F:1F90 00000000:0000 {} 00000000:00000000 00:00000000 00000000     0        0 {} 1 0 100\n"
-    table = head + row.format(0, "0A", 111) + row.format(1, "01", 222)
-    assert listening_inodes(table, 8080) == {"111"}
-    assert listening_inodes(table, 8081) == frozenset()
+    row = "   {}: 0100007F:1F90 00000000:0000 {} 00000000:00000000 00:00000000 00000000 {:>5}        0 {} 1 0 100\n"
+    table = head + row.format(0, "0A", 1000, 111) + row.format(1, "01", 0, 222)
+    assert list(sockets_on(table, 8080)) == [("111", 1000, True), ("222", 0, False)]
+    assert list(sockets_on(table, 8081)) == []
+
+
+def test_sockets_of_other_users_are_strangers_without_a_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        assert users_of(port) == frozenset({os.getpid()})
+        monkeypatch.setattr(os, "geteuid", lambda: 1 << 30)
+        assert users_of(port) == frozenset()
+    assert users_of(port) is None, "nothing is there that could be told of"
 
 
 async def test_plaintext_never_leaves_the_host_and_bad_certificates_are_named(tmp_path: Path) -> None:

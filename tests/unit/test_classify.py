@@ -8,10 +8,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from scoot.agent.core.classify import classify_load, classify_start, root_cause
+from scoot.agent.core.classify import classify_load, classify_start, may_be_noise, root_cause
 from scoot.agent.host.process import ExitStatus
 from scoot.wire import limits
+from scoot.wire.measurement import LoadAudit
 from scoot.wire.reasons import Blame, Reason, blame_of
+from scoot.wire.spec import Limits
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "engine_logs"
 
@@ -257,3 +259,37 @@ def test_hostile_sizes_are_bounded() -> None:
     reason, line = classify_start(ExitStatus(code=1), timed_out=False, log_text=text, engine="vllm")
     assert reason is Reason.ENGINE_EXITED_ON_START
     assert len(line) <= limits.STRING_CHARS
+
+
+def used_by_others(share: float | None, run: int = 0) -> LoadAudit:
+    """Of a run of 10 s on 4 CPUs."""
+    other_cpu_s = None if share is None else 40.0 * share
+    return LoadAudit(
+        run=run,
+        cpu_share=0.1,
+        run_queue_s=0.0,
+        clock_step_ms=0.0,
+        dropped=0,
+        wall_s=10.0,
+        host_cpus=4,
+        other_cpu_s=other_cpu_s,
+    )
+
+
+@pytest.mark.parametrize(
+    ("error_share", "shares", "limit", "maybe"),
+    [
+        (0.0, [0.4], 0.25, True),
+        (0.01, [0.0, 0.4], 0.25, True),  # one run of two; the coordinator looks at each
+        (0.02, [0.4], 0.25, False),  # errors alone are too many
+        (0.0, [0.25], 0.25, False),
+        (0.0, [0.4], 0.0, False),  # the rule is left out
+        (0.0, [None], 0.25, False),
+        (0.0, [], 0.25, False),
+    ],
+)
+def test_failed_requests_may_be_the_doing_of_others(
+    error_share: float, shares: list[float | None], limit: float, maybe: bool
+) -> None:
+    audits = [used_by_others(share, run) for run, share in enumerate(shares)]
+    assert may_be_noise(error_share, audits, Limits(max_failed_share=0.01, other_cpu_share=limit)) is maybe

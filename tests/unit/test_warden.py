@@ -36,6 +36,25 @@ print("ready", os.getpid(), flush=True)
 while True:
     signal.pause()
 """
+TIDYING = """
+import os, signal
+from multiprocessing import resource_tracker, shared_memory
+made = shared_memory.SharedMemory(create=True, size=4096)
+signal.signal(signal.SIGTERM, lambda *_: None)
+print(made.name, os.getpid(), flush=True)
+print("tracker", resource_tracker._resource_tracker._pid, flush=True)
+while True:
+    signal.pause()
+"""
+HEADLESS = """
+import os, signal
+if os.fork() == 0:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    print("rest", os.getpid(), flush=True)
+    while True:
+        signal.pause()
+os._exit(3)
+"""
 POLITE = "import signal; print('ready', flush=True); signal.pause()"
 
 
@@ -156,6 +175,67 @@ def test_term_ignoring_and_escaped_processes_are_killed(held: Held) -> None:
     assert held.hear()["exited"]["signal"] == 9
     assert held.hear() == {"gone": {"clean": True, "killed": True, "survivors": []}}
     assert not any(alive(pid) for pid in pids.values())
+
+
+def test_what_outlives_the_engines_first_process_is_not_given_the_whole_grace(held: Held) -> None:
+    held.spawn(HEADLESS)
+    held.hear()
+    assert held.hear() == {"exited": {"code": 3, "by_us": False}}
+    wait_until(lambda: "rest" in held.pids_in_log(), "the rest never spoke")
+    rest = held.pids_in_log()["rest"]
+    assert alive(rest), "nothing is ended before a stop is asked for: its log may be read first"
+    held.tell({"stop": {"stop_grace_s": 3600, "kill_grace_s": 5}})
+    assert held.hear() == {"gone": {"clean": True, "killed": True, "survivors": []}}
+    assert not alive(rest)
+
+
+def test_what_tidies_up_after_the_engine_is_given_the_time_to(held: Held) -> None:
+    held.spawn(TIDYING)
+    held.hear()
+    wait_until(lambda: len(held.pids_in_log()) == 2, "engine never spoke")
+    pids = held.pids_in_log()
+    wait_until(lambda: warden.ignores_sigterm(pids["tracker"]), "the tracker is not ready")
+    name = next(iter(pids))
+    assert not warden.ignores_sigterm(pids[name])
+    memory = Path("/dev/shm", name)  # noqa: S108 - where the kernel keeps it
+    assert memory.exists()
+    held.tell({"stop": {"stop_grace_s": 0.0, "kill_grace_s": 3600}})
+    assert held.hear()["exited"]["signal"] == 9
+    assert held.hear() == {"gone": {"clean": True, "killed": True, "survivors": []}}
+    assert not memory.exists()
+
+
+@pytest.mark.parametrize(
+    ("story", "grace_s"),
+    [
+        (("exit", 3600.0), warden.REST_GRACE_S),
+        (("exit", 0.1), 0.1),
+        (("exit", 3600.0, 0.1), 0.1),
+        (("exit", None), warden.REST_GRACE_S),
+        ((3600.0,), 3600.0),
+        ((3600.0, "exit"), 3600.0),
+        ((3600.0, "exit", 3600.0), 3600.0),
+        ((60.0, "exit", 3600.0, 7.0), 7.0),
+    ],
+)
+def test_deadlines_only_move_closer_and_an_end_after_the_stop_moves_none(
+    story: tuple[str | float | None, ...], grace_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a row: the engine's first process ends; a stop with a grace; None: the agent is gone."""
+    held = warden.Warden()
+    held.pid, held.spec = 7, {"eof_grace_s": 9.0}
+    deaths = iter([(7, 9), (0, 0)])
+    monkeypatch.setattr(os, "waitpid", lambda *_: next(deaths))
+    monkeypatch.setattr(time, "monotonic", lambda: 100.0)
+    monkeypatch.setattr(held, "signal_all", lambda _: None)
+    monkeypatch.setattr(held, "tell", lambda _: None)
+    for event in story:
+        if event == "exit":
+            held.reap()
+        else:
+            held.begin_stop(None if event is None else {"stop_grace_s": event, "kill_grace_s": 5.0})
+    assert (held.term_until, held.kill_until) == (100.0 + grace_s, 105.0 + grace_s)
+    assert held.tidy_until == 100.0 + grace_s + warden.TIDY_S
 
 
 def test_end_of_file_ends_everything(held: Held) -> None:

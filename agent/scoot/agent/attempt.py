@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 
 from scoot.agent.core import plan, run
-from scoot.agent.core.classify import classify_load, classify_start
+from scoot.agent.core.classify import classify_load, classify_start, may_be_noise
 from scoot.agent.core.plan import Prompting
 from scoot.agent.core.run import COMPLETED, AttemptRun, Ending, EndState, Unclean, failure, refusal
 from scoot.agent.engines.base import EngineAdapter, LaunchRequest
@@ -359,7 +359,11 @@ class Attempt:
         if summary.failed_share > limit:
             detail = f"{summary.failed} of {summary.measured} failed, mostly {summary.worst}; the limit is {limit:.1%}"
             trouble = ReplicaTrouble(replica=0, exit=None, detail=detail)
-            return await self._blame_load(trouble, failed_share=summary.failed_share)
+            blamed = await self._blame_load(trouble, failed_share=summary.failed_share)
+            unexplained = blamed.reason is Reason.ENGINE_REQUESTS_FAILED
+            if not unexplained or not may_be_noise(summary.error_share, load.audits, self._assignment.limits):
+                return blamed
+            LOG.info("%s: %s; others used the host meanwhile", self.ref.attempt_id, detail)
         return COMPLETED
 
     async def _watch(self, load: LoadRun, helper: HelperProcess, upload: Upload, stall: StallWatch) -> Ending | None:

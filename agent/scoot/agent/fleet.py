@@ -17,7 +17,7 @@ from scoot.agent.host import logs
 from scoot.agent.host.cgroup import CgroupSupport
 from scoot.agent.host.ports import port_is_free
 from scoot.agent.host.process import EngineProcess, ExitStatus, StopReport, spawn_engine
-from scoot.agent.listener import is_served_by
+from scoot.agent.listener import is_served_by, users_of
 from scoot.wire.spec import Config
 
 _POLL_FIRST_S: Final = 0.05
@@ -127,32 +127,18 @@ class Fleet:
     async def _ready(self, index: int, prompting: Prompting, deadline_s: float) -> ReplicaTrouble | None:
         loop = asyncio.get_running_loop()
         exited = self._engines[index].exited
-        port = self.launches[index].port
         pause_s = _POLL_FIRST_S
         detail = "was not asked"
         while (left_s := deadline_s - loop.time()) > 0:
-            question = asyncio.create_task(
-                canary.check(
-                    port,
-                    self._adapter.health_path,
-                    prompting,
-                    timeout_s=left_s,
-                    health_timeout_s=min(left_s, _HEALTH_TIMEOUT_S),
-                )
+            answer = await self._ask(
+                index, prompting, [exited], timeout_s=left_s, health_timeout_s=min(left_s, _HEALTH_TIMEOUT_S)
             )
-            # A question that is never answered must not hide that the engine has ended.
-            both: set[asyncio.Future[Any]] = {question, exited}
-            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-            if question.done():
-                answer = question.result()
+            if answer is not None:
                 if answer.ok and not exited.done():
                     return None
                 detail = answer.shown
                 await asyncio.wait({exited}, timeout=min(pause_s, max(0.0, deadline_s - loop.time())))
                 pause_s = min(2 * pause_s, _POLL_MAX_S)
-            else:
-                question.cancel()
-                await asyncio.wait({question})
             if exited.done():
                 return ReplicaTrouble(replica=index, exit=exited.result(), detail=detail)
         return ReplicaTrouble(replica=index, exit=None, detail=detail)
@@ -164,24 +150,50 @@ class Fleet:
         timeout_s: float,
         exit_wait_s: float = _EXIT_WAIT_S,
     ) -> ReplicaTrouble | None:
-        """Ask every replica for its health and one completion; None when all answer.
+        """Ask every replica for its health and one completion; None when all answer and none has ended.
 
-        One that does not is given `exit_wait_s` to end, because its exit status says more than its silence.
+        An exit status says more than silence: a replica that ends meanwhile, whichever is asked, is not waited for any
+        longer, and one that does not answer is given `exit_wait_s` to end.
         """
         for index, launch in enumerate(self.launches):
-            answer = await canary.check(
-                launch.port,
-                self._adapter.health_path,
-                prompting(launch),
-                timeout_s=timeout_s,
-                health_timeout_s=timeout_s,
+            answer = await self._ask(
+                index, prompting(launch), self.exits(), timeout_s=timeout_s, health_timeout_s=timeout_s
             )
+            if answer is None:
+                break
             if not answer.ok:
                 exited = self._engines[index].exited
                 await asyncio.wait({exited}, timeout=exit_wait_s)
                 status = exited.result() if exited.done() else None
                 return ReplicaTrouble(replica=index, exit=status, silent=answer.timed_out, detail=answer.shown)
-        return None
+        return self.dead()
+
+    async def _ask(
+        self,
+        index: int,
+        prompting: Prompting,
+        exits: Sequence[asyncio.Future[ExitStatus]],
+        *,
+        timeout_s: float,
+        health_timeout_s: float,
+    ) -> canary.Answer | None:
+        """What a replica answers; None if one of `exits` came first, which a question never answered must not hide."""
+        question = asyncio.create_task(
+            canary.check(
+                self.launches[index].port,
+                self._adapter.health_path,
+                prompting,
+                timeout_s=timeout_s,
+                health_timeout_s=health_timeout_s,
+            )
+        )
+        either: set[asyncio.Future[Any]] = {question, *exits}
+        try:
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            return question.result() if question.done() else None
+        finally:
+            question.cancel()
+            await asyncio.wait({question})
 
     async def effective_config(self, *, running: bool) -> Config:
         """The tuned parameters as the first replica resolved them; `running`: it can be asked."""
@@ -212,12 +224,24 @@ class Fleet:
         )
 
     def unclean(self, *, ports: bool = True) -> str:
-        """What is left of the stopped replicas: processes or, if asked, ports; "" when nothing is. Blocks."""
+        """What is left of the stopped replicas: processes or, if asked, ports; "" when nothing is. Blocks.
+
+        A port counts unless it is others alone that use it: they may have taken it before the engine could, or since.
+        """
         for index, engine in self._engines.items():
             left = engine.survivors()
             if left:
                 return f"{len(left)} process(es) of replica {index} could not be ended: {[item.pid for item in left]}"
         for launch in self.launches if ports else ():
-            if not port_is_free(launch.port):
-                return f"port {launch.port} is still in use"
+            used = "" if port_is_free(launch.port) else self._using(launch.port)
+            if used:
+                return f"port {launch.port} is still in use {used}"
         return ""
+
+    def _using(self, port: int) -> str:
+        """Who of this fleet may use a port that cannot be had, "" if nobody."""
+        users = users_of(port)
+        if users is None:
+            return "" if port_is_free(port) else "(by whom cannot be told)"
+        marked = {process.pid for engine in self._engines.values() for process in engine.marked()} if users else set()
+        return f"by process(es) {sorted(users & marked)} of the engine" if users & marked else ""

@@ -10,7 +10,7 @@ import numpy as np
 
 from scoot.benchmark.spool import SpoolReader
 from scoot.wire import columns
-from scoot.wire.columns import RequestPhase, RequestStatus
+from scoot.wire.columns import TIME_OUTS, RequestPhase, RequestStatus
 
 _READ_AHEAD: Final = 8
 
@@ -60,18 +60,25 @@ class SpoolSummary(msgspec.Struct, frozen=True, kw_only=True):
         frames: batches.
         measured: measured requests that were sent.
         failed: those of them that did not complete.
+        timed_out: those of the failed that ran out of time.
         worst: the most frequent kind of failure, "" if none.
     """
 
     frames: int
     measured: int
     failed: int
+    timed_out: int = 0
     worst: str = ""
 
     @property
     def failed_share(self) -> float:
         """Failed over sent, 0 where nothing was sent."""
         return self.failed / self.measured if self.measured else 0.0
+
+    @property
+    def error_share(self) -> float:
+        """The same without those that ran out of time."""
+        return (self.failed - self.timed_out) / self.measured if self.measured else 0.0
 
 
 def summarise(path: Path, *, whole: bool) -> SpoolSummary:
@@ -97,4 +104,5 @@ def summarise(path: Path, *, whole: bool) -> SpoolSummary:
     failures[RequestStatus.OK] = 0
     failed = int(failures.sum())
     worst = RequestStatus(int(failures.argmax())).name if failed else ""
-    return SpoolSummary(frames=total, measured=int(counts.sum()), failed=failed, worst=worst)
+    timed_out = int(sum(failures[kind] for kind in TIME_OUTS))
+    return SpoolSummary(frames=total, measured=int(counts.sum()), failed=failed, timed_out=timed_out, worst=worst)

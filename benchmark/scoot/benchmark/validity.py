@@ -36,7 +36,7 @@ def judge(metrics: Metrics, audit: LoadAudit, limits: Limits) -> Validity:
         _late(metrics, limits),
         _merged(metrics, audit, limits),
         _too_few(metrics, limits),
-        _noisy(audit, limits),
+        noise(audit, limits),
     )
     return next((ground for ground in grounds if ground is not None), Validity(valid=True))
 
@@ -141,7 +141,8 @@ def _too_few(metrics: Metrics, limits: Limits) -> Validity | None:
     )
 
 
-def _noisy(audit: LoadAudit, limits: Limits) -> Validity | None:
+def noise(audit: LoadAudit, limits: Limits) -> Validity | None:
+    """The verdict HOST_NOISY, whatever else a run suffered from; None where others let the host be, or nobody knows."""
     share = other_cpu_share(audit)
     if limits.other_cpu_share == 0 or share is None or share <= limits.other_cpu_share:
         return None

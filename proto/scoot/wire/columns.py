@@ -51,6 +51,10 @@ class RequestStatus(IntEnum):
     TOO_FEW_TOKENS = 10
 
 
+TIME_OUTS: Final = frozenset({RequestStatus.DEADLINE, RequestStatus.CANCELLED})
+"""A measured request that ran out of time: its own, or the drain's. No answer was wrong."""
+
+
 class RequestPhase(IntEnum):
     """Which window the intended start fell into. Load goes on through the cool-down, so that the end is under load."""
 

@@ -9,10 +9,14 @@ killed says nothing at all: whether memory was the reason, the kernel's own coun
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Final, Protocol
 
+from scoot.benchmark.validity import noise
 from scoot.wire import limits
+from scoot.wire.measurement import LoadAudit
 from scoot.wire.reasons import Reason
+from scoot.wire.spec import Limits
 
 _SIGKILL: Final = 9
 _SCAN_CHARS: Final = 4 * 1024 * 1024
@@ -216,6 +220,20 @@ def classify_load(
         text = f"{engine} stopped answering under load" + (f"; its log says: {cause}" if cause else "")
         return Reason.ENGINE_HUNG_UNDER_LOAD, _one_line(text)
     return Reason.ENGINE_REQUESTS_FAILED, _one_line(f"{failed_share:.1%} of the requests failed; {told}")
+
+
+def may_be_noise(error_share: float, audits: Iterable[LoadAudit], bounds: Limits) -> bool:
+    """Whether too many failed requests may be the doing of others on the host, not of the configuration.
+
+    They may where it took those that ran out of time to make them too many, and others used the host's CPUs in a run.
+    The coordinator, which has the timings of each run, then decides.
+
+    Args:
+        error_share: failed requests that did not run out of time over those sent, 0..1.
+        audits: of the attempt's runs.
+        bounds: the study's.
+    """
+    return error_share <= bounds.max_failed_share and any(noise(audit, bounds) is not None for audit in audits)
 
 
 def _crash(

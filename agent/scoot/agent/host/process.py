@@ -202,6 +202,7 @@ class EngineProcess:
     async def stop(self, stop_grace_s: float, kill_grace_s: float) -> StopReport:
         """End the engine and all it started: SIGTERM, after `stop_grace_s` SIGKILL, after `kill_grace_s` more give up.
 
+        What outlives an engine's first process that ended before is given a grace of `warden.REST_GRACE_S` at most.
         May be called any number of times and at once; deadlines only move closer. A cancelled call leaves the stop
         going on. When the report is not clean the warden goes on killing; `survivors()` tells what is left.
         """
@@ -241,6 +242,10 @@ class EngineProcess:
     def survivors(self) -> tuple[Process, ...]:
         """What is left of the engine; () is what VERIFY_CLEAN wants to see after a stop."""
         return self.members()
+
+    def marked(self) -> tuple[Process, ...]:
+        """The processes that carry the engine's marks (token, cgroup, group; see reaper), whoever started them."""
+        return reaper.belonging(self._record, read_processes(details=True))
 
     def rss_bytes(self) -> int:
         """Resident memory of all its processes; pages they share are counted once for each."""

@@ -10,6 +10,7 @@ Standard library only, few imports: it must start in milliseconds and stay small
 Commands, one JSON object per line:
     {"spawn": {"argv", "env", "cwd", "log", "state", "record", "cgroup", "eof_grace_s"}}   first, exactly once
     {"stop": {"stop_grace_s", "kill_grace_s"}}     SIGTERM everything, SIGKILL after the first, give up after both
+        (REST_GRACE_S at most where the engine's first process had ended before; TIDY_S more for what ignores SIGTERM)
     {"refresh": {}}                                record the members of the engine's process group now
 Reports:
     {"started": {"pid", "pgid", "start_ticks"}} | {"failed": {"errno", "message"}}
@@ -38,6 +39,14 @@ _LAST_REFRESH_S = 60.0
 _MEMBERS = 512
 _OOM_SCORE = "500"
 """The kernel, when out of memory, takes an engine before the agent."""
+
+REST_GRACE_S = 1.0
+"""Grace of what outlives the engine's first process. Nobody is left to read its answers or to shut it down in order;
+what an engine core still does (vLLM's takes ten seconds to find that its server is gone) keeps nothing but its GPU."""
+
+TIDY_S = 0.5
+"""How much longer those live that ignore SIGTERM. On purpose do so the processes that tidy up when the others have
+ended: killed with them, Python's resource tracker leaves an engine's shared memory behind for good."""
 
 _NO_TIME = float("inf")
 
@@ -68,6 +77,16 @@ def descendants(root: int) -> dict[int, tuple[str, int, int, int]]:
         grew = bool(more)
     below.discard(root)
     return {pid: table[pid] for pid in below}
+
+
+def ignores_sigterm(pid: int) -> bool:
+    """Whether a process has chosen to ignore it; one that is gone has not."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:  # noqa: PTH123 - as above
+            ignored = int(file.read().rpartition(b")")[2].split()[30])
+    except OSError:
+        return False
+    return bool(ignored >> (signal.SIGTERM - 1) & 1)
 
 
 def signal_exactly(pid: int, start_ticks: int, number: int) -> None:
@@ -106,11 +125,13 @@ class Warden:
         self.pid = 0
         self.start_ticks = 0
         self.exited = False
+        self.headless = False
         self.attached = True
         self.stopping = False
         self.killed = False
         self.reported = False
         self.term_until = _NO_TIME
+        self.tidy_until = _NO_TIME
         self.kill_until = _NO_TIME
         self.next_refresh = _NO_TIME
         self.refresh_gap_s = _FIRST_REFRESH_S
@@ -205,7 +226,7 @@ class Warden:
             number, _, text = failure.decode(errors="replace").partition(" ")
             self.tell({"failed": {"errno": int(number), "message": text}})
             self.stopping = self.reported = True
-            self.term_until = self.kill_until = time.monotonic()
+            self.term_until = self.tidy_until = self.kill_until = time.monotonic()
             return
         self.next_refresh = time.monotonic() + self.refresh_gap_s
         self.tell({"started": {"pid": pid, "pgid": pid, "start_ticks": self.start_ticks}})
@@ -221,6 +242,7 @@ class Warden:
                 return False
             if pid == self.pid and not self.exited:
                 self.exited = True
+                self.headless = not self.stopping
                 code = os.waitstatus_to_exitcode(status)
                 how = {"code": code} if code >= 0 else {"signal": -code}
                 self.tell({"exited": {**how, "by_us": self.stopping}})
@@ -230,17 +252,23 @@ class Warden:
         """SIGTERM to all; deadlines only ever move closer. None: the agent is gone, or the warden was told to end."""
         now = time.monotonic()
         grace_s = float(body["stop_grace_s"]) if body else float(self.spec.get("eof_grace_s", 2.0))
+        if self.headless:
+            grace_s = min(grace_s, REST_GRACE_S)
         kill_s = float(body["kill_grace_s"]) if body else 5.0
         self.term_until = min(self.term_until, now + grace_s)
+        self.tidy_until = min(self.tidy_until, self.term_until + min(TIDY_S, kill_s / 2))
         self.kill_until = min(self.kill_until, self.term_until + kill_s)
         if not self.stopping:
             self.stopping = True
             self.signal_all(signal.SIGTERM)
 
-    def signal_all(self, number: int) -> None:
-        """Signal every process below the warden; a stopped one could not act on SIGTERM, so it is continued too."""
+    def signal_all(self, number: int, *, spare_tidying: bool = False) -> None:
+        """Signal every process below the warden; a stopped one could not act on SIGTERM, so it is continued too.
+
+        `spare_tidying` leaves out those that ignore SIGTERM, unless it is the engine's first process that does.
+        """
         for pid, (state, _, _, ticks) in descendants(os.getpid()).items():
-            if state != "Z":
+            if state != "Z" and not (spare_tidying and pid != self.pid and ignores_sigterm(pid)):
                 signal_exactly(pid, ticks, number)
                 if state == "T" and number == signal.SIGTERM:
                     signal_exactly(pid, ticks, signal.SIGCONT)
@@ -254,8 +282,9 @@ class Warden:
             return
         if now >= self.term_until and self.pid:
             self.killed = True
-            kill_cgroup(self.spec.get("cgroup"))
-            self.signal_all(signal.SIGKILL)
+            if now >= self.tidy_until:
+                kill_cgroup(self.spec.get("cgroup"))
+            self.signal_all(signal.SIGKILL, spare_tidying=now < self.tidy_until)
         if now >= self.kill_until and not self.reported:
             self.reported = True
             left = [pid for pid, stat in descendants(os.getpid()).items() if stat[0] != "Z"]

@@ -11,6 +11,7 @@ from typing import Final
 
 import msgspec
 
+from scoot.benchmark.validity import noise
 from scoot.coordinator.space.study_space import space_of
 from scoot.coordinator.study.draft import CoordinatorState, Delta, Draft, live_attempts
 from scoot.coordinator.study.effects import (
@@ -44,11 +45,12 @@ from scoot.coordinator.study.state import (
 from scoot.coordinator.study.stopping import why_enough
 from scoot.coordinator.study.transitions import ATTEMPT_TRANSITIONS, STUDY_TRANSITIONS, TRIAL_TRANSITIONS
 from scoot.coordinator.study.vetting import extended
-from scoot.wire.columns import RequestStatus
+from scoot.wire.columns import TIME_OUTS, RequestStatus
 from scoot.wire.errors import InvariantViolation
 from scoot.wire.lease import LeaseState
 from scoot.wire.measurement import RunResult
 from scoot.wire.reasons import Blame, Reason, blame_of
+from scoot.wire.spec import Limits
 from scoot.wire.states import StudyState, TrialKind, TrialState
 
 __all__ = ["ATTEMPT_TRANSITIONS", "STUDY_TRANSITIONS", "TRIAL_TRANSITIONS", "resume", "step"]
@@ -299,15 +301,18 @@ def _take_measurement(draft: Draft, event: Measured, now_s: float) -> None:
         return
     spec = draft.studies[attempt.study_id].spec
     trial = draft.trials(attempt.study_id)[attempt.trial]
-    runs = _noisy_ones_taken(event.runs) if trial.attempts >= spec.budget.max_attempts else event.runs
-    failing = next((run for run in runs if _failed_share(run) > spec.limits.max_failed_share), None)
+    last = trial.attempts >= spec.budget.max_attempts
+    runs = _noisy_ones_taken(event.runs) if last else event.runs
+    failing = [run for run in runs if _failed_share(run) > spec.limits.max_failed_share]
+    blamed = next((run for run in failing if last or not _noise_behind(run, spec.limits)), None)
     invalid = next((run for run in runs if not run.validity.valid), None)
     draft.put_trial(_replace(trial, runs=runs))
-    if failing is not None:
-        metrics = failing.metrics
-        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(metrics.failures.items()))
-        message = f"{metrics.failed} of {metrics.sent} requests failed ({kinds})"
+    if blamed is not None:
+        message = _failures(blamed, spec.limits)
         _end_attempt(draft, attempt, AttemptState.INFEASIBLE, Reason.ENGINE_REQUESTS_FAILED, message, now_s)
+    elif failing:
+        message = _failures(failing[0], spec.limits)
+        _end_attempt(draft, attempt, AttemptState.ABORTED, Reason.HOST_NOISY, message, now_s)
     elif invalid is not None and invalid.validity.reason is not None:
         _end_attempt(draft, attempt, AttemptState.ABORTED, invalid.validity.reason, invalid.validity.detail, now_s)
     else:
@@ -326,11 +331,28 @@ def _noisy_ones_taken(runs: tuple[RunResult, ...]) -> tuple[RunResult, ...]:
     )
 
 
-def _failed_share(run: RunResult) -> float:
+def _failed_share(run: RunResult, *, besides: frozenset[RequestStatus] = frozenset()) -> float:
     """Share of the requests that the engine failed: those that the load generator could not send are its own fault."""
     metrics = run.metrics
-    failed = metrics.failed - metrics.failures.get(RequestStatus.NOT_SENT.name, 0)
+    spared = {RequestStatus.NOT_SENT, *besides}
+    failed = metrics.failed - sum(metrics.failures.get(kind.name, 0) for kind in spared)
     return failed / metrics.sent if metrics.sent else 0.0
+
+
+def _noise_behind(run: RunResult, limits: Limits) -> str:
+    """What others did on the host, if requests that ran out of time are what made too many fail; else ""."""
+    noisy = noise(run.audit, limits)
+    errors = _failed_share(run, besides=TIME_OUTS)
+    return noisy.detail if noisy is not None and errors <= limits.max_failed_share else ""
+
+
+def _failures(run: RunResult, limits: Limits) -> str:
+    """One sentence on the requests that failed, and on the noise that may be behind it."""
+    metrics = run.metrics
+    kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(metrics.failures.items()))
+    message = f"{metrics.failed} of {metrics.sent} requests failed ({kinds})"
+    noisy = _noise_behind(run, limits)
+    return f"{message}; {noisy}" if noisy else message
 
 
 def _end_attempt(
