@@ -159,14 +159,16 @@ class Storm:
                 *(f"--lease={name}={getattr(LEASE, name)}" for name in LEASE.__struct_fields__),
             ],
             folder,
+            tied=True,
         )
         config = str(folder / "agent.toml")
-        self._agent = Daemon("agent", ["scoot.agent", "--config", config, "--log-level", "debug"], folder)
-        self._story = Story(self._agent.log)
+        self._agent = Daemon("agent", ["scoot.agent", "--config", config, "--log-level", "debug"], folder, tied=True)
+        self._story = Story(self._agent.log_path)
 
     async def run(self, attempts: int) -> None:
         """Kill in so many attempts."""
-        address = await self._coordinator.start()
+        self._coordinator.start()
+        address = await self._coordinator.ready()
         table = f'python = "{self._python}"\ncheck_first = false\n' if self._engine == "vllm" else ""
         (self.folder / "agent.toml").write_text(
             f'[agent]\nid = "storm"\ncoordinator = "{address}"\ndata_dir = "{self.data_dir}"\ncpu_slots = 1\n'
@@ -174,7 +176,8 @@ class Storm:
             f'[engines.{self._engine}]\nkind = "{self._engine}"\n{table}'
         )
         try:
-            await self._agent.start()
+            self._agent.start()
+            await self._agent.ready()
             async with Coordinator(parse_endpoint(address)) as client:
                 study_id = await self._submit(client)
                 while len(self.kills) < attempts:
@@ -234,7 +237,8 @@ class Storm:
             kill.away = self._rng.random() < AWAY_SHARE
             if kill.away:
                 await asyncio.sleep(AWAY_S)  # noqa: TID251 - until the lease has run out
-            await self._agent.start()
+            self._agent.start()
+            await self._agent.ready()
         kill.record = await self._ended(attempt)
         await going
         judge(kill)
@@ -445,6 +449,7 @@ def study(engine: str, model: str) -> StudySpec:
             client_cpu_share=1.0,
             clock_step_ms=10_000.0,
             min_requests=5,
+            other_cpu_share=0.0,
             run_queue_share=1.0,
             achieved_share=0.1,
             merged_share=1.0,

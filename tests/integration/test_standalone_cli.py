@@ -230,6 +230,51 @@ async def test_users_wait_for_their_answers(tmp_path: Path) -> None:
     assert summary(tmp_path).metrics["max_concurrency"] in {1, 2, 3}
 
 
+async def test_no_more_are_in_flight_than_may_be_and_the_wait_is_in_the_latencies(tmp_path: Path) -> None:
+    pq = pytest.importorskip("pyarrow.parquet")
+    async with mock_engine("--mock.base_ms=15") as url:
+        code, printed, err = await tool(
+            *("run", "--url", url, *SMALL, *PATIENT, "--rate", "80", "--arrivals", "constant", "--duration", "0.4"),
+            *("--limit", "min_requests=5", "--max-in-flight", "2", "--out", str(tmp_path)),
+        )
+    assert (code, err) == (Exit.OK, ""), printed
+    assert "constant, 80 req/s, at most 2 in flight" in printed
+    assert "wait for admission" in printed
+    found = summary(tmp_path)
+    assert found.workload.arrivals.max_in_flight == 2
+    assert (found.metrics["completed"], found.metrics["max_concurrency"]) == (32, 2)
+    assert found.metrics["n_admission_ms"] == 32
+    rows = pq.read_table(tmp_path / "requests.parquet").to_pylist()
+    for row in rows:
+        assert row["admitted_us"] <= row["sent_us"] <= row["first_us"] <= row["end_us"]
+    # Of each, some 90 ms: at 80 a second two at once never catch up.
+    assert [row["admitted_us"] for row in rows if row["index"] < 2] == [0, 0]
+    assert all(row["admitted_us"] > 0 for row in rows if row["index"] >= 2)
+    waits, from_due, from_sent = (
+        found.metrics[f"mean_{name}"] or 0.0 for name in ("admission_ms", "e2el_ms", "e2el_from_send_ms")
+    )
+    assert from_due == pytest.approx(from_sent + waits + (found.metrics["mean_lateness_ms"] or 0.0))
+    assert waits > from_sent
+
+
+async def test_a_sweep_under_a_limit_of_those_in_flight(tmp_path: Path) -> None:
+    async with mock_engine("--mock.base_ms=15") as url:
+        code, printed, err = await tool(
+            *("sweep", "--url", url, *SMALL, *PATIENT, "--rates", "auto", "--points", "1", "--users", "8"),
+            *("--max-in-flight", "2", "--duration", "0.5", "--limit", "min_requests=1", "--out", str(tmp_path)),
+            *("--no-records", "--csv"),
+        )
+    assert (code, err) == (Exit.OK, "")
+    sweep = msgspec.json.decode((tmp_path / "sweep.json").read_bytes(), type=Sweep)
+    one, many, rate = sweep.steps
+    assert (one.users, many.users, rate.users) == (1, 2, None)
+    assert [summary(tmp_path / step.folder).workload.arrivals.max_in_flight for step in sweep.steps] == [None, None, 2]
+    assert (rate.metrics["max_concurrency"] or 0) <= 2
+    assert [step.metrics["admitted_rate"] is None for step in sweep.steps] == [True, True, False]
+    assert "wait p99" in printed
+    assert "p99_admission_ms" in (tmp_path / "sweep.csv").read_text().splitlines()[0]
+
+
 async def test_an_invalid_measurement_is_told_and_has_its_exit_code(tmp_path: Path) -> None:
     async with mock_engine() as url:
         arguments = ("run", "--url", url, *SMALL, *SHORT, *PATIENT, "--limit", "min_requests=1000", "--no-records")
@@ -338,6 +383,8 @@ async def test_a_server_that_is_not_there(tmp_path: Path) -> None:
         (("--url", "http://h", "--rate", "1", "--profile", "NOPE"), "--profile: unknown profile 'NOPE'"),
         (("--url", "http://h", "--rate", "1", "--trace", "/gone.csv"), "/gone.csv: --trace: there is no such trace"),
         (("--url", "http://h", "--rate", "-1", *SMALL), "--rate: -1 is out of range"),
+        (("--url", "http://h", "--rate", "1", *SMALL, "--max-in-flight", "0"), "--max-in-flight: 0 is out of range"),
+        (("--url", "http://h", "--users", "8", *SMALL, "--max-in-flight", "4"), "--max-in-flight: closed arrivals"),
         (("--url", "http://h", "--rate", "1", *SMALL, "--slo", "foo=1"), "--slo: unknown latency 'foo'"),
         (("--url", "http://h", "--rate", "1", *SMALL, "--api-key-env", "SCOOT_NO_KEY"), "SCOOT_NO_KEY is not set"),
     ],

@@ -6,13 +6,11 @@ import asyncio
 import contextlib
 import os
 import pathlib
-import signal
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Callable
 
 import msgspec
 import psutil
+from tools.daemons import Daemon
 
 from scoot.benchmark.workload import profile_rows, resolve
 from scoot.cli.client import Coordinator as Client
@@ -39,49 +37,6 @@ LEASE = LeasePolicy(heartbeat_s=0.5, self_fence_s=6.0, lost_s=8.0, reassign_s=14
 PATIENCE_S = 60.0
 
 
-class Daemon:
-    """One daemon process. It may be killed and started again in the same folder."""
-
-    def __init__(self, name: str, argv: list[str], folder: pathlib.Path, ready: pathlib.Path) -> None:
-        self.name = name
-        self._argv = argv
-        self._folder = folder
-        self._ready = ready
-        self._log = folder / f"{name}.log"
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        self._ready.unlink(missing_ok=True)
-        with self._log.open("ab") as log:
-            self.process = subprocess.Popen(
-                self._argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-            )
-
-    async def ready(self) -> str:
-        """What the ready file says, once it is there."""
-        async with asyncio.timeout(PATIENCE_S):
-            while not self._ready.exists():
-                assert self.process is not None
-                assert self.process.poll() is None, self.log()
-                await asyncio.to_thread(os.sched_yield)
-        return self._ready.read_text().strip()
-
-    def kill(self) -> None:
-        """SIGKILL the daemon itself, as the kernel or an operator would; its children are left to their fate."""
-        assert self.process is not None
-        self.process.kill()
-        self.process.wait()
-
-    def stop(self) -> int:
-        """SIGTERM, and its exit status."""
-        assert self.process is not None
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(PATIENCE_S)
-
-    def log(self) -> str:
-        return self._log.read_text(errors="replace")
-
-
 class Rig:
     """A coordinator and its agents in one folder."""
 
@@ -91,21 +46,23 @@ class Rig:
         """`tls`: certificates of "coordinator", "agent" and "client"; plaintext without."""
         self.folder = folder
         self.tls = tls or {}
-        self.coordinator = self._coordinator("127.0.0.1:0")
+        self.coordinator = self._daemon("coordinator", self._coordinator("127.0.0.1:0"))
         self.agents: list[Daemon] = []
         self._counts = (agents, slots)
         self.address = ""
 
-    def _coordinator(self, listen: str) -> Daemon:
-        ready = self.folder / "coordinator.ready"
-        argv = [sys.executable, "-m", "scoot.coordinator", "--data", str(self.folder / "coordinator")]
-        argv += ["--listen", listen, "--ready-file", str(ready)]
+    def _daemon(self, name: str, argv: list[str]) -> Daemon:
+        """As it runs on a host of its own: a system test is of that."""
+        return Daemon(name, argv, self.folder, tied=False, patience_s=PATIENCE_S)
+
+    def _coordinator(self, listen: str) -> list[str]:
+        argv = ["scoot.coordinator", "--data", str(self.folder / "coordinator"), "--listen", listen]
         for name in LEASE.__struct_fields__:
             argv += ["--lease", f"{name}={getattr(LEASE, name)}"]
         if "coordinator" in self.tls:
             files = self.tls["coordinator"]
             argv += ["--tls-ca", files.ca, "--tls-cert", files.cert, "--tls-key", files.key]
-        return Daemon("coordinator", argv, self.folder, ready)
+        return argv
 
     def _agent(self, number: int, slots: int) -> Daemon:
         name = f"agent-{number}"
@@ -118,17 +75,13 @@ class Rig:
             files = self.tls["agent"]
             with config.open("a") as file:
                 file.write(f'[tls]\nca = "{files.ca}"\ncert = "{files.cert}"\nkey = "{files.key}"\n')
-        ready = self.folder / f"{name}.ready"
-        argv = [sys.executable, "-m", "scoot.agent", "--config", str(config), "--once-ready-file", str(ready)]
-        return Daemon(name, argv, self.folder, ready)
+        return self._daemon(name, ["scoot.agent", "--config", str(config)])
 
     async def start(self) -> None:
         self.coordinator.start()
         self.address = await self.coordinator.ready()
         # From now on it must come back on the same port, as a service would.
-        process = self.coordinator.process
-        self.coordinator = self._coordinator(self.address)
-        self.coordinator.process = process
+        self.coordinator.argv = tuple(self._coordinator(self.address))
         agents, slots = self._counts
         self.agents = [self._agent(number, slots) for number in range(agents)]
         for agent in self.agents:
@@ -160,8 +113,7 @@ class Rig:
     def stop(self) -> None:
         """Stop what still runs, whatever the test did."""
         for daemon in (*self.agents, self.coordinator):
-            if daemon.process is not None and daemon.process.poll() is None:
-                daemon.stop()
+            daemon.stop()
 
 
 @contextlib.asynccontextmanager

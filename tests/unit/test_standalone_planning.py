@@ -69,6 +69,10 @@ def test_addresses_refused(url: str) -> None:
         ({"arrivals": ArrivalProcess.CLOSED, "rate": None}, "--users"),
         ({"time_scale": 2.0}, "--time-scale"),
         ({"ramp_from": 0.5}, "--ramp-from"),
+        ({"max_in_flight": 0}, "--max-in-flight"),
+        ({"max_in_flight": -4}, "--max-in-flight"),
+        ({"max_in_flight": 100_001}, "--max-in-flight"),
+        ({"rate": None, "users": 4, "max_in_flight": 4}, "--max-in-flight"),
         ({"duration_s": -1.0}, "--duration"),
         ({"warm_up_s": -1.0}, "--warm-up"),
         ({"timeout_s": 0.0}, "--timeout"),
@@ -112,6 +116,16 @@ def test_the_ramp_and_the_windows_arrive_in_the_workload() -> None:
     assert workload.arrivals == Arrivals(rate=5.0, ramp_s=2.0, ramp_from=0.1)
     assert (workload.warm_up_s, workload.cool_down_s, workload.request_timeout_s, workload.drain_s) == (1, 3, 9, 9)
     assert workload.duration_s == DURATION_S
+
+
+@pytest.mark.parametrize("process", [each for each in ArrivalProcess if each is not ArrivalProcess.CLOSED])
+def test_any_open_loop_can_have_a_limit_of_those_in_flight(process: ArrivalProcess) -> None:
+    replayed = process is ArrivalProcess.TRACE
+    source = {"trace": "x", "input_tokens": None, "output_tokens": None} if replayed else {}
+    cv = 2.0 if process is ArrivalProcess.GAMMA else None
+    asked = options(arrivals=process, rate=None if replayed else 5.0, cv=cv, max_in_flight=4, **source)
+    assert workload_of(checked(asked)).arrivals.max_in_flight == 4
+    assert workload_of(checked(options())).arrivals.max_in_flight is None
 
 
 @given(st.integers(1, 400), st.floats(0.5, 200))

@@ -56,6 +56,7 @@ def batches(draw: st.DrawFn) -> TimingBatch:
         chunk_tokens=np.full(total, 2, np.uint16) if several else None,
         merged=np.arange(total, dtype=np.uint8) % 2 if several else None,
         slo_class=np.arange(n, dtype=np.uint8) % 3 if several else None,
+        admitted_us=sent // 2 if several else None,
     )
 
 
@@ -87,6 +88,7 @@ def test_the_files_are_the_spool(tmp_path_factory: pytest.TempPathFactory, parts
     assert requests["status"] == [RequestStatus(code).name for code in whole.status]
     assert requests["phase"] == [RequestPhase(code).name for code in whole.phase]
     assert requests["slo_class"] == ([0] * len(whole) if whole.slo_class is None else whole.slo_class.tolist())
+    assert requests["admitted_us"] == ([0] * len(whole) if whole.admitted_us is None else whole.admitted_us.tolist())
 
     expected: list[tuple[int, ...]] = []
     at = 0
@@ -109,7 +111,16 @@ def one(index: int = 0, **changes: list[int]) -> TimingBatch:
     empty = concatenate([])
     names = [name for name in TimingBatch.__slots__ if getattr(empty, name) is not None]
     given = {name: [0] for name in names} | values | changes
-    return TimingBatch(**{name: np.array(value, getattr(empty, name).dtype) for name, value in given.items()})
+    types = {name: getattr(empty, name).dtype for name in names} | {"admitted_us": np.dtype("<u4")}
+    return TimingBatch(**{name: np.array(value, types[name]) for name, value in given.items()})
+
+
+def test_who_was_never_admitted_has_no_time_of_it(tmp_path: Path) -> None:
+    never = one(0, status=[RequestStatus.DEADLINE], sent_us=[NONE_US], admitted_us=[NONE_US])
+    waited = one(1, status=[RequestStatus.RESET], sent_us=[31], admitted_us=[30])
+    requests, _ = written(tmp_path, never, waited, one(2, status=[RequestStatus.RESET], sent_us=[1]))
+    assert requests["admitted_us"] == [None, 30, 0]
+    assert requests["sent_us"] == [None, 31, 1]
 
 
 def test_a_long_spool_becomes_several_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,11 +62,12 @@ def batch(n: int = 30, *, run: int = 0, gap_us: int = 10_000, **columns: Any) ->
     } | columns
     empty = concatenate([])
     types = {name: getattr(getattr(empty, name), "dtype", np.dtype("u1")) for name in filled}
+    types["admitted_us"] = np.dtype("<u4")
     return TimingBatch(**{name: np.asarray(value).astype(types[name]) for name, value in filled.items()})
 
 
 def runs_of(
-    *batches: TimingBatch, limits: Limits = LOOSE, classes: tuple[SloClass, ...] = ()
+    *batches: TimingBatch, limits: Limits = LOOSE, classes: tuple[SloClass, ...] = (), max_in_flight: int | None = None
 ) -> tuple[RunSummary, ...]:
     """Summaries of batches that are runs 0, 1, ..."""
     audits = [msgspec.structs.replace(AUDIT, run=run) for run in range(len(batches))]
@@ -77,6 +78,7 @@ def runs_of(
         classes=classes,
         limits=limits,
         interrupted=False,
+        max_in_flight=max_in_flight,
     )
 
 
@@ -125,6 +127,37 @@ def test_figures_have_the_names_that_benchmarks_share() -> None:
     assert flat["total_token_throughput"] == pytest.approx(300 / 2.941)
     assert flat["request_goodput"] is None
     assert all(value is None or np.isfinite(value) for value in flat.values())
+
+
+def test_the_wait_for_admission_is_told_where_there_is_a_limit() -> None:
+    sent, admitted = np.full(30, 11_000), np.full(30, 10_000)
+    sent[:2], admitted[:2] = NONE_US, NONE_US
+    status = np.where(admitted == NONE_US, RequestStatus.DEADLINE, RequestStatus.OK)
+    first = np.full(30, 31_000)
+    waiting = batch(sent_us=sent, admitted_us=admitted, status=status, first_us=first, end_us=first + 20_000)
+    found = runs_of(waiting, max_in_flight=2)[0].metrics
+    assert (found["n_admission_ms"], found["mean_admission_ms"]) == (28, 10.0)
+    assert found["mean_ttft_ms"] == 31.0, "with the wait"
+    assert found["mean_ttft_from_send_ms"] == 20.0
+    assert found["mean_lateness_ms"] == 1.0, "without it"
+    assert found["admitted_rate"] == pytest.approx(10.0)
+
+
+def test_a_limit_that_nobody_met_is_a_wait_of_nothing_and_no_limit_is_none() -> None:
+    for limit, n, wait, rate in ((4, 30, 0.0, pytest.approx(10.0)), (None, 0, None, None)):
+        runs = runs_of(batch(), max_in_flight=limit)
+        found = runs[0].metrics
+        assert (found["n_admission_ms"], found["p99_admission_ms"], found["admitted_rate"]) == (n, wait, rate)
+        assert ("wait for admission" in summary_text(summary_of(runs))) is (limit is not None)
+        assert runs[0].validity.valid
+
+
+def test_runs_without_a_wait_count_in_its_median() -> None:
+    some = batch(run=2, admitted_us=np.full(30, 500))
+    metrics, spread = over_runs(runs_of(batch(run=0), batch(run=1), some, max_in_flight=4))
+    assert metrics["p99_admission_ms"] == 0.0
+    assert spread is not None
+    assert (spread.min["p99_admission_ms"], spread.max["p99_admission_ms"]) == (0.0, 0.5)
 
 
 def test_nothing_measured_is_null_not_zero() -> None:
@@ -289,6 +322,17 @@ def test_a_sweep_as_text_and_csv() -> None:
         ["8", "8.0", "", "valid"],
     ]
     assert msgspec.json.decode(msgspec.json.encode(sweep), type=Sweep) == sweep
+
+
+def test_a_sweep_shows_the_wait_where_there_is_one() -> None:
+    sweep = sweep_of(2.0)
+    assert "wait p99" not in sweep_text(sweep)
+    timings = batch(30, admitted_us=np.full(30, 900))
+    waited = step_of(summary_of(runs_of(timings, max_in_flight=3)), name="10", folder="rate-10")
+    text = sweep_text(msgspec.structs.replace(sweep, steps=(*sweep.steps, waited)))
+    assert re.search(r" wait p99 +state$", text, re.MULTILINE)
+    assert re.search(r"^2 .* - +valid$", text, re.MULTILINE)
+    assert re.search(r"^10 .* 0\.9 +valid$", text, re.MULTILINE)
 
 
 def test_steps_that_are_no_points() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from scoot.benchmark.standalone.options import RunOptions, Span
 from scoot.benchmark.standalone.planning import arrivals_of, checked
-from scoot.benchmark.standalone.sweep import SweepOptions, _in_words, _with_load, check_sweep
+from scoot.benchmark.standalone.sweep import SweepOptions, _in_words, _most_users, _with_load, check_sweep
 from scoot.wire.errors import UserError
 from scoot.wire.spec import ArrivalProcess, SloClass
 
@@ -57,6 +57,14 @@ def test_users_replace_them() -> None:
     arrivals = arrivals_of(options)
     assert (arrivals.process, arrivals.rate, arrivals.users) == (ArrivalProcess.CLOSED, None, 1)
     assert options.limits.min_requests == 1
+
+
+def test_a_limit_of_those_in_flight_is_of_the_rates_and_bounds_the_many() -> None:
+    base = msgspec.structs.replace(BASE, max_in_flight=4)
+    assert arrivals_of(checked(_with_load(base, rate=7.0, users=None))).max_in_flight == 4
+    assert arrivals_of(checked(_with_load(base, rate=None, users=4))).max_in_flight is None
+    assert [_most_users(sweep(base=base, users=users)) for users in (3, 4, 256)] == [3, 4, 4]
+    assert _most_users(sweep()) == 256
 
 
 def test_objectives_in_words() -> None:

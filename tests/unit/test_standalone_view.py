@@ -76,6 +76,7 @@ def test_a_server_that_went_silent_is_told() -> None:
         (Arrivals(process=ArrivalProcess.CLOSED, users=1), "closed, 1 user"),
         (Arrivals(process=ArrivalProcess.CLOSED, users=16), "closed, 16 users"),
         (Arrivals(process=ArrivalProcess.TRACE), "trace"),
+        (Arrivals(rate=5.0, max_in_flight=4), "poisson, 5 req/s, at most 4 in flight"),
         (Arrivals(process=ArrivalProcess.TRACE, time_scale=0.5), "trace x 0.5"),
     ],
 )

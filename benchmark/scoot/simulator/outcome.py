@@ -53,6 +53,7 @@ def run_summary(tested: StressTest, load: Load, *, seeds: Sequence[int], limits:
         classes=load.workload.slo_classes,
         limits=limits,
         interrupted=False,
+        max_in_flight=load.workload.arrivals.max_in_flight,
     )[0]
 
 

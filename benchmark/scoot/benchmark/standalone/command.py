@@ -114,6 +114,9 @@ _LOAD: Final = (
     click.option(
         "--ramp-from", type=float, default=0.0, metavar="SHARE", help="Share of the load the ramp begins with."
     ),
+    click.option(
+        "--max-in-flight", type=int, metavar="N", help="So many requests at the server at once; the others wait here."
+    ),
     click.option("--duration", "duration_s", type=float, metavar="S", help="Measured window. Default: 60, see guide."),
     click.option("--warm-up", "warm_up_s", type=float, default=0.0, metavar="S", help="Load before it, not measured."),
     click.option(
@@ -244,7 +247,8 @@ def _options(texts: dict[str, Any]) -> RunOptions:
                 "requests",
                 "ignore_eos",
             ),
-            *("rate", "users", "time_scale", "cv", "ramp_s", "ramp_from", "duration_s", "warm_up_s", "cool_down_s"),
+            *("rate", "users", "time_scale", "cv", "ramp_s", "ramp_from", "max_in_flight"),
+            *("duration_s", "warm_up_s", "cool_down_s"),
             *("seed", "runs", "timeout_s", "senders"),
         )
     }

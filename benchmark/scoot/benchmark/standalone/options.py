@@ -53,7 +53,7 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
         prefix_tokens: shared start of synthetic prompts.
         format, select, length_scale: of a trace (select and length_scale of a profile as well).
         arrivals: None: what the other options imply.
-        rate, cv, users, time_scale, ramp_s, ramp_from: as in scoot.wire.spec.Arrivals.
+        rate, cv, users, time_scale, ramp_s, ramp_from, max_in_flight: as in scoot.wire.spec.Arrivals.
         duration_s: None: what `requests` or the trace imply, else a minute.
         warm_up_s, cool_down_s: load before and after it, not measured.
         sessions: rows are turns of conversations.
@@ -83,6 +83,7 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
     time_scale: float = 1.0
     ramp_s: float = 0.0
     ramp_from: float = 0.0
+    max_in_flight: int | None = None
     duration_s: float | None = None
     warm_up_s: float = 0.0
     cool_down_s: float = 0.0

@@ -41,6 +41,7 @@ _RANGED: Final = MappingProxyType(
         "time_scale": ("--time-scale", "workload.arrivals.time_scale"),
         "ramp_s": ("--ramp", "workload.arrivals.ramp_s"),
         "ramp_from": ("--ramp-from", "workload.arrivals.ramp_from"),
+        "max_in_flight": ("--max-in-flight", "workload.arrivals.max_in_flight"),
         "duration_s": ("--duration", "workload.duration_s"),
         "warm_up_s": ("--warm-up", "workload.warm_up_s"),
         "cool_down_s": ("--cool-down", "workload.cool_down_s"),
@@ -62,6 +63,7 @@ _OPTION_OF: Final = MappingProxyType(
         "workload.length_scale": "--length-scale",
         "workload.arrivals.process": "--arrivals",
         "workload.arrivals": "--rate",
+        "workload.arrivals.max_in_flight": "--max-in-flight",
         "workload.sessions": "--sessions",
         "workload.slo_classes": "--slo-class",
         "service.max_model_len": "--max-model-len",
@@ -200,6 +202,10 @@ def arrivals_of(options: RunOptions) -> Arrivals:
         raise UserError("a replay has the trace's own times", key="--ramp", hint="leave it out")
     if options.ramp_from and not options.ramp_s:
         raise UserError("is the start of a ramp", key="--ramp-from", hint="give its length with --ramp S")
+    if process is ArrivalProcess.CLOSED and options.max_in_flight is not None:
+        raise UserError(
+            "closed arrivals take none", key="--max-in-flight", hint="leave it out: users are one request each"
+        )
     return Arrivals(
         process=process,
         rate=options.rate,
@@ -208,6 +214,7 @@ def arrivals_of(options: RunOptions) -> Arrivals:
         time_scale=options.time_scale,
         ramp_s=options.ramp_s,
         ramp_from=options.ramp_from,
+        max_in_flight=options.max_in_flight,
     )
 
 

@@ -74,7 +74,7 @@ def _groups(spool: Path) -> Iterator[TimingBatch]:
 
 
 def request_columns(batch: TimingBatch) -> dict[str, Any]:
-    """Name -> Arrow array, one value per request. Loads pyarrow."""
+    """Name -> Arrow array, one value per request; columns that a batch leaves out are written out. Loads pyarrow."""
     import pyarrow as pa
 
     columns: dict[str, Any] = {}
@@ -88,7 +88,8 @@ def request_columns(batch: TimingBatch) -> dict[str, Any]:
         else:
             columns[name] = pa.array(values)
     slo_class = np.zeros(len(batch), np.uint8) if batch.slo_class is None else batch.slo_class
-    return columns | {"slo_class": pa.array(slo_class)}
+    admitted = np.zeros(len(batch), np.uint32) if batch.admitted_us is None else batch.admitted_us
+    return columns | {"slo_class": pa.array(slo_class), "admitted_us": pa.array(admitted, mask=admitted == NONE_US)}
 
 
 def token_columns(batch: TimingBatch) -> dict[str, npt.NDArray[Any]]:

@@ -220,6 +220,7 @@ def _summarised(
         classes=plan.workload.slo_classes,
         limits=plan.limits,
         interrupted=interrupted,
+        max_in_flight=plan.workload.arrivals.max_in_flight,
     )
     state, detail = of.verdict(runs, interrupted=interrupted)
     metrics, spread = of.over_runs(runs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 from collections import Counter
 from collections.abc import Sequence
@@ -29,6 +30,7 @@ LATENCY_FIELDS: Final = (
     ("ttft_from_send_ms", "ttft_from_send_ms"),
     ("e2el_from_send_ms", "e2e_from_send_ms"),
     ("lateness_ms", "lateness_ms"),
+    ("admission_ms", "admission_ms"),
 )
 """Name in the summary -> field of Metrics."""
 
@@ -149,6 +151,7 @@ def run_summaries(
     classes: Sequence[SloClass],
     limits: Limits,
     interrupted: bool,
+    max_in_flight: int | None = None,
 ) -> tuple[RunSummary, ...]:
     """The runs that have an audit, in their order.
 
@@ -159,11 +162,15 @@ def run_summaries(
         classes: what requests were promised; empty for nothing.
         limits: of the verdict.
         interrupted: whether the last of them was stopped before its end.
+        max_in_flight: the limit they were admitted under; None: there was none, and so no wait.
 
     Raises:
         ValueError: a request of a class that is not among `classes`, or an audit of a run that has no seed.
     """
     summaries: list[RunSummary] = []
+    if max_in_flight is not None and batch.admitted_us is None:
+        # Timings leave the column out where nobody had to wait: under a limit that is a wait of 0, and no unknown one.
+        batch = dataclasses.replace(batch, admitted_us=np.zeros(len(batch), np.uint32))
     for audit in sorted(audits, key=lambda each: each.run):
         if audit.run >= len(seeds):
             raise ValueError(f"an audit of run {audit.run}, of {len(seeds)} runs")
@@ -195,6 +202,7 @@ def figures(metrics: Metrics) -> Figures:
         "duration": metrics.duration_s,
         "offered_rate": metrics.offered_rate,
         "achieved_rate": metrics.achieved_rate,
+        "admitted_rate": None if metrics.admission_ms is None else metrics.admitted_rate,
         "request_throughput": metrics.request_throughput,
         "request_goodput": None if metrics.goodput is None else metrics.goodput.rate,
         "goodput_share": None if metrics.goodput is None else metrics.goodput.share,

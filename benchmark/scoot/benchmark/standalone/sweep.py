@@ -36,10 +36,10 @@ class SweepOptions(msgspec.Struct, frozen=True, kw_only=True):
     """A sweep as asked for.
 
     Attributes:
-        base: of every run; its rate and users are set by the sweep.
+        base: of every run; its rate and users are set by the sweep, and there is no `max_in_flight` where it has users.
         rates: ascending; None to find them: one user, then many, then rates between.
         points: rates between.
-        users: of the many.
+        users: of the many; no more than `max_in_flight` of the base.
         goodput_share: see Knee.
         keep_going: go on past saturation.
         csv: write a table too.
@@ -131,7 +131,7 @@ class Sweeper:
         rates = self._options.rates
         if rates is None:
             one = self._step(SYNCHRONOUS, users=1)
-            many = self._step(THROUGHPUT, users=self._options.users)
+            many = self._step(THROUGHPUT, users=_most_users(self._options))
             rates = _between(one, many, self._options.points)
         for number, rate in enumerate(rates, start=1):
             self._step(f"{rate:g}", rate=rate, of=f"{number} of {len(rates)}")
@@ -200,7 +200,15 @@ def _with_load(base: RunOptions, *, rate: float | None, users: int | None) -> Ru
         return msgspec.structs.replace(base, rate=rate)
     # A single user may answer too little for percentiles; its throughput is all that is wanted.
     limits = msgspec.structs.replace(base.limits, min_requests=1)
-    return msgspec.structs.replace(base, arrivals=ArrivalProcess.CLOSED, rate=None, cv=None, users=users, limits=limits)
+    return msgspec.structs.replace(
+        base, arrivals=ArrivalProcess.CLOSED, rate=None, cv=None, max_in_flight=None, users=users, limits=limits
+    )
+
+
+def _most_users(options: SweepOptions) -> int:
+    """The many: no more than may be in flight, since no rate has the server do more than so many at once."""
+    limit = options.base.max_in_flight
+    return options.users if limit is None else min(options.users, limit)
 
 
 def _between(one: Step, many: Step, points: int) -> tuple[float, ...]:

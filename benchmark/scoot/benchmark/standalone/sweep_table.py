@@ -32,6 +32,8 @@ _COLUMNS: Final = (
     ("E2E p50", "median_e2el_ms"),
     ("late p99", "p99_lateness_ms"),
 )
+_ADMISSION: Final = ("wait p99", "p99_admission_ms")
+"""Shown where only so many may be in flight."""
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
@@ -122,16 +124,18 @@ def point_of(step: Step) -> Point | None:
 
 def sweep_text(sweep: Sweep) -> str:
     """The sweep as it is printed."""
-    header = ("rate", *(label for label, _ in _COLUMNS), "state")
+    waits = any(step.metrics.get("n_admission_ms") for step in sweep.steps)
+    columns = (*_COLUMNS, _ADMISSION) if waits else _COLUMNS
+    header = ("rate", *(label for label, _ in columns), "state")
     rows = [
         (
             step.name,
-            *(number(step.metrics.get(name)) for _, name in _COLUMNS),
+            *(number(step.metrics.get(name)) for _, name in columns),
             step.state,
         )
         for step in sweep.steps
     ]
-    lines = [aligned([header, *rows], right=range(1, len(_COLUMNS) + 1)), "rates in req/s, latencies in ms", ""]
+    lines = [aligned([header, *rows], right=range(1, len(columns) + 1)), "rates in req/s, latencies in ms", ""]
     lines += [f"{step.name}: {step.state}: {step.detail}" for step in sweep.steps if step.state != VALID]
     if sweep.stopped:
         lines.append(f"stopped: {sweep.stopped}")

@@ -19,6 +19,9 @@ _LATENCY_LINES: Final = (
     ("  from send", "e2el_from_send_ms"),
     ("lateness of sending", "lateness_ms"),
 )
+_ADMISSION_LINE: Final = ("wait for admission", "admission_ms")
+"""Shown where only so many may be in flight."""
+
 _SHOWN: Final = tuple(prefix for prefix, _ in STATISTICS if prefix != "p50")
 """Beside the median, its other name would only take room."""
 
@@ -72,7 +75,8 @@ def _counts(metrics: Figures) -> list[tuple[str, ...]]:
 
 def _latencies(metrics: Figures) -> list[tuple[str, ...]]:
     header = ("latencies in ms", *_SHOWN)
-    rows = [(label, *(number(metrics[f"{prefix}_{name}"]) for prefix in _SHOWN)) for label, name in _LATENCY_LINES]
+    lines = (*_LATENCY_LINES, _ADMISSION_LINE) if metrics["n_admission_ms"] else _LATENCY_LINES
+    rows = [(label, *(number(metrics[f"{prefix}_{name}"]) for prefix in _SHOWN)) for label, name in lines]
     return [header, *rows]
 
 

@@ -10,7 +10,7 @@ import msgspec
 
 from scoot.benchmark.plan import LoadProgress
 from scoot.wire.assignment import Phase
-from scoot.wire.spec import Workload
+from scoot.wire.spec import Arrivals, Workload
 
 _LATELY_S: Final = 3.0
 _SILENT_S: Final = 5.0
@@ -100,8 +100,12 @@ def _rate(count: int, span_s: float) -> float:
 
 
 def offered(workload: Workload) -> str:
-    """The load in words: "poisson, 5 req/s", "closed, 16 users"."""
-    arrivals = workload.arrivals
+    """The load in words: "poisson, 5 req/s", "closed, 16 users", "constant, 9 req/s, at most 4 in flight"."""
+    limit = workload.arrivals.max_in_flight
+    return _process(workload.arrivals) + (f", at most {limit} in flight" if limit is not None else "")
+
+
+def _process(arrivals: Arrivals) -> str:
     if arrivals.users is not None:
         return f"{arrivals.process.value}, {arrivals.users} user{'s' if arrivals.users > 1 else ''}"
     if arrivals.rate is not None:
