@@ -342,6 +342,25 @@ async def test_probe_is_remembered_until_the_installation_changes(tmp_path: Path
     assert (await adapter.probe()).version == "2.0"
 
 
+async def test_a_release_without_the_servers_module_is_started_by_its_command(tmp_path: Path) -> None:
+    for name, text in (
+        ("__init__.py", '__version__ = "99.0"\n'),
+        ("platforms.py", "class P:\n    device_type = 'cpu'\ncurrent_platform = P()\n"),
+        ("entrypoints/cli/main.py", ""),
+    ):
+        path = tmp_path / "vllm" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    settings = EngineSettings(kind="vllm", python=sys.executable, fixed_env={"PYTHONPATH": str(tmp_path)})
+    adapter = make_adapter(settings)
+    assert adapter.command(request({})).argv[2] == "vllm.entrypoints.openai.api_server", "before it was looked at"
+    assert (await adapter.probe()).version == "99.0"
+    assert adapter.command(request({})).argv[1:5] == ("-m", "vllm.entrypoints.cli.main", "serve", "/models/tiny")
+    (tmp_path / "vllm" / "entrypoints" / "cli" / "main.py").unlink()
+    offer = await make_adapter(settings).probe()
+    assert "api_server or vllm.entrypoints.cli.main" in offer.error
+
+
 @pytest.mark.parametrize(
     ("script", "why"),
     [("exit 3", "status 3"), ("echo 'SCOOT-PROBE {'", "nonsense"), ('echo \'SCOOT-PROBE {"version": "1"}\'', "module")],

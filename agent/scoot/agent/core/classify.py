@@ -79,7 +79,8 @@ _REFUSED: Final = re.compile(
 )
 _OOM: Final = re.compile(
     r"torch\.(?:cuda\.)?OutOfMemoryError|CUDA out of memory|CUDA error: out of memory|HIP out of memory|"
-    r"No available memory for the cache blocks|KV cache is needed, which is larger than the available|"
+    r"No available memory for the cache blocks|leave no (?:GPU )?memory for the KV cache|"
+    r"KV cache is needed, which is larger than the available|"
     r"Available memory on node \S+ \([^)]*\)[^\n]{0,80} is less than|is less than desired GPU memory utilization|"
     r"^(?:\w+\.)*MemoryError\b|Cannot allocate memory|std::bad_alloc|cudaErrorMemoryAllocation|"
     r"OutOfMemory|out of memory|oom-kill|Killed process \d+|DefaultCPUAllocator: can't allocate|"

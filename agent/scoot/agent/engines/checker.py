@@ -135,8 +135,13 @@ class EngineChecker:
             await oracle.aclose()
 
 
+def inquiry_of(settings: EngineSettings) -> Inquiry | None:
+    """How an engine's own argument check is asked; None where it has none."""
+    make = _INQUIRIES.get(settings.kind)
+    return make(settings) if make is not None else None
+
+
 def make_checker(settings: EngineSettings, gpus: GpuSource | None = None) -> Checker | None:
     """The checker of an engine; None where it has none, or the host's administrator does not want it."""
-    make = _INQUIRIES.get(settings.kind)
-    inquiry = make(settings) if make is not None and settings.check_first else None
+    inquiry = inquiry_of(settings) if settings.check_first else None
     return EngineChecker(settings, inquiry, gpus=gpus) if inquiry is not None else None

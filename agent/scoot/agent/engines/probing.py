@@ -31,6 +31,7 @@ class Probe(msgspec.Struct, frozen=True):
         version: "" where it is unknown.
         device: "cpu", "cuda", ... as the engine chose, "" where it does not say.
         entry: whether what the adapter starts is there.
+        module: which module that is, where there are several.
         defaults: parameters as the engine resolves them when nothing is set.
         error: why it cannot be used, "" if it can.
         notes: what else did not work.
@@ -39,6 +40,7 @@ class Probe(msgspec.Struct, frozen=True):
     version: str = ""
     device: str = ""
     entry: bool = False
+    module: str = ""
     defaults: dict[str, bool | int | float | str] = {}
     error: str = ""
     notes: str = ""

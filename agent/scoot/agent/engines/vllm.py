@@ -201,13 +201,12 @@ class VllmAdapter:
     async def probe(self) -> EngineOffer:
         """The version, after importing vLLM for real; remembered until the installation changes."""
         result = await self._prober.probe()
-        return probing.offer_of(self.name, self._settings.python, result, entry=vllm_probe.ENTRY)
+        return probing.offer_of(self.name, self._settings.python, result, entry=" or ".join(vllm_probe.ENTRIES))
 
     def command(self, request: LaunchRequest) -> EngineCommand:
         """The server's command line: one replica, loopback only."""
         argv = [
-            *(self._settings.python, *self._settings.fixed_args, "-m", vllm_probe.ENTRY),
-            *("--model", permits.model_of(request.service)),
+            *self._start(permits.model_of(request.service)),
             *("--host", "127.0.0.1", "--port", str(request.port)),
             *("--uvicorn-log-level", "warning", "--disable-uvicorn-access-log"),
         ]
@@ -220,6 +219,13 @@ class VllmAdapter:
             if not (name in _ONLY_TRUE and asked[name] is False):
                 argv += base.flag_arguments(name, asked[name], key=key)
         return EngineCommand(argv=tuple(argv), env=self._permits.environment(request))
+
+    def _start(self, model: str) -> tuple[str, ...]:
+        """The beginning of its command line: the module that the installation was found to have."""
+        known = self._prober.known
+        module = known.module if known is not None and known.module else vllm_probe.ENTRIES[0]
+        served = ("serve", model) if module == vllm_probe.SERVE else ("--model", model)
+        return (self._settings.python, *self._settings.fixed_args, "-m", module, *served)
 
     def served_model_name(self, request: LaunchRequest) -> str:
         """VLLM serves a model under the path it was given."""

@@ -4,7 +4,8 @@ Prints one line, `SCOOT-PROBE {...}`, whatever else the engine's modules print:
 
     version    vllm.__version__ (package metadata is missing in some builds)
     device     "cpu", "cuda", ... as vLLM chose
-    entry      whether the module the adapter starts exists
+    entry      whether there is a module that the adapter can start
+    module     which: the first of ENTRIES that exists
     defaults   scheduler and cache parameters as an OpenAI server resolves them on this host when nothing is set: most
                are None in the argument parser and depend on the hardware; a tiny reference model stands in for the
                model, as these do not depend on it at tensor-parallel degree 1
@@ -14,17 +15,20 @@ Prints one line, `SCOOT-PROBE {...}`, whatever else the engine's modules print:
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import json
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from scoot.agent.engines.helpers.package_probe import present
 from scoot.agent.engines.helpers.plain import MARK, line
 from scoot.agent.engines.helpers.resident import reference_model
 
-ENTRY = "vllm.entrypoints.openai.api_server"
+SERVE = "vllm.entrypoints.cli.main"
+"""Behind the console script: `vllm serve`."""
+ENTRIES = ("vllm.entrypoints.openai.api_server", SERVE)
+"""What starts its server, the best first: the script looks up package metadata, which some builds lack."""
 _PARTS = ("scheduler_config", "cache_config", "parallel_config")
 
 
@@ -46,11 +50,12 @@ def defaults() -> dict[str, Any]:
 
 def main(_: list[str]) -> None:
     """Probe and print; the exit status is 0 even when the engine is broken."""
-    out: dict[str, Any] = {"version": "", "device": "", "entry": False, "defaults": {}, "error": "", "notes": ""}
+    out: dict[str, Any] = {"version": "", "device": "", "entry": False, "error": "", "notes": ""}
     try:
         vllm = importlib.import_module("vllm")
         out["version"] = str(vllm.__version__)
-        out["entry"] = importlib.util.find_spec(ENTRY) is not None
+        out["module"] = next((name for name in ENTRIES if present(name)), "")
+        out["entry"] = bool(out["module"])
         out["device"] = str(importlib.import_module("vllm.platforms").current_platform.device_type)
     except Exception as error:  # noqa: BLE001 - anything an installation can raise is the answer
         out["error"] = line(f"{type(error).__name__}: {error}")
