@@ -18,6 +18,15 @@ from scoot.wire.spec import Scalar, Service
 START_S = 120.0
 
 
+def packages_in(folder: Path, texts: Mapping[str, str]) -> Path:
+    """A folder for PYTHONPATH with these modules: file -> text."""
+    for name, text in texts.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    return folder
+
+
 def launch(
     engine: str,
     model: str,

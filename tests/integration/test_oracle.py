@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from engine_bench import packages_in
 
 from scoot.agent.engines.base import EngineSettings
 from scoot.agent.engines.helpers import resident
@@ -127,11 +128,7 @@ def alive(pid: int) -> bool:
 
 @pytest.fixture
 def packages(tmp_path: Path) -> Path:
-    for name, text in FAKE.items():
-        path = tmp_path / "packages" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    return tmp_path / "packages"
+    return packages_in(tmp_path / "packages", FAKE)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 import pytest
+from engine_bench import packages_in
 
 from scoot.agent.engines.base import EngineSettings, LaunchRequest
 from scoot.agent.engines.checker import Checker, make_checker
@@ -146,11 +147,7 @@ PACKAGES = {
 
 @pytest.fixture
 def packages(tmp_path: Path) -> Path:
-    for name, text in PACKAGES.items():
-        path = tmp_path / "packages" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    return tmp_path / "packages"
+    return packages_in(tmp_path / "packages", PACKAGES)
 
 
 @pytest.fixture
