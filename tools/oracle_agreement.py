@@ -139,7 +139,7 @@ ENGINES = {
         options={"load_format": "dummy", "max_total_tokens": 8192},
         env={},
         length="context_length",
-        began="Init torch distributed",
+        began="server_args=",
     ),
 }
 
