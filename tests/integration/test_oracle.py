@@ -173,6 +173,17 @@ async def test_a_catalogue_of_the_parser_with_resolved_defaults(settings: Engine
     assert found.by_name["model"].effective is None, "paths say nothing"
 
 
+async def test_earlier_releases_keep_their_parser_elsewhere(packages: Path, settings: EngineSettings) -> None:
+    (packages / "vllm/utils/argparse_utils.py").rename(packages / "vllm/utils/__init__.py")
+    (packages / "vllm/entrypoints/openai/cli_args.py").unlink()
+    async with Oracle(settings) as oracle:
+        found = await oracle.catalogue()
+        assert isinstance(await oracle.check({"max_num_seqs": 4}), Ok)
+    assert isinstance(found, Catalogue), found
+    assert "max_num_seqs" in found.by_name
+    assert "log_level" not in found.by_name, "the server's own options are not known there"
+
+
 async def test_what_a_configuration_comes_to(settings: EngineSettings) -> None:
     async with Oracle(settings) as oracle:
         base = effective(await oracle.check({}))

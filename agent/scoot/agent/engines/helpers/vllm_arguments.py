@@ -20,6 +20,9 @@ from scoot.agent.engines.helpers.resident import reference_model, stay
 _PARSERS = ("vllm.entrypoints.launchers.cli_args", "vllm.entrypoints.openai.cli_args")
 """Where the server's parser has lived, newest first."""
 
+_CLASSES = ("vllm.utils.argparse_utils", "vllm.utils")
+"""Where the class of parsers has lived, newest first; 0.9 has the latter."""
+
 _FIELDS = {
     "attention_backend": "attention_config.backend",
     "kv_cache_dtype": "cache_config.cache_dtype",
@@ -68,17 +71,10 @@ class VllmArguments:
         """The server's parser; the engine's alone where the server's has moved."""
         # Descriptions are collected only for a process that is asked for help.
         vars(self._arguments)["NEEDS_HELP"] = True
-        parser = importlib.import_module("vllm.utils.argparse_utils").FlexibleArgumentParser(
-            prog="vllm", allow_abbrev=False, add_help=False
-        )
-        for name in _PARSERS:
-            try:
-                made = importlib.import_module(name).make_arg_parser(parser)
-                break
-            except (ImportError, AttributeError):
-                continue
-        else:
-            made = self._arguments.AsyncEngineArgs.add_cli_args(parser)
+        kind = _first(_CLASSES, "FlexibleArgumentParser")
+        parser = kind(prog="vllm", allow_abbrev=False, add_help=False)
+        make = _first(_PARSERS, "make_arg_parser") or self._arguments.AsyncEngineArgs.add_cli_args
+        made = make(parser)
         command_line.make_refuse(made)
         return made
 
@@ -144,6 +140,16 @@ class VllmArguments:
             if last.startswith("_") or _ASIDE.search(last) or not is_value(shown):
                 continue
             yield options.get(key, options.get(f"vllm_config.{key}", key)), shown
+
+
+def _first(modules: tuple[str, ...], name: str) -> Any:  # noqa: ANN401 - whatever vLLM has under that name
+    """What the first of these modules that exists and has it calls `name`, None if none does."""
+    for module in modules:
+        try:
+            return getattr(importlib.import_module(module), name)
+        except (ImportError, AttributeError):
+            continue
+    return None
 
 
 def _leaves(prefix: str, item: object, *, depth: int) -> Iterator[tuple[str, object]]:
