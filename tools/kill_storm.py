@@ -118,7 +118,7 @@ class Kill(msgspec.Struct, kw_only=True):
         phase: of the attempt, by the agent's log.
         known: every process it had, and `groups` their process groups, `token` its engine's.
         gone_s: from the kill until nothing of it was left.
-        left: what was left instead; `beside`: a later engine was started while something of it lived.
+        left: what was left instead; `beside`: what of it lived when a later engine was started.
         record: as stored.
         wrong: what is not as it should be, "" if nothing.
     """
@@ -134,7 +134,7 @@ class Kill(msgspec.Struct, kw_only=True):
     away: bool = False
     gone_s: float = 0.0
     left: tuple[str, ...] = ()
-    beside: bool = False
+    beside: tuple[str, ...] = ()
     record: AttemptRecord | None = None
     wrong: str = ""
 
@@ -329,7 +329,8 @@ class Storm:
             if not left:
                 return
             later = self._story.attempts[self._story.attempts.index(kill.attempt) + 1 :]
-            kill.beside |= any(Phase.READY in self._story.phases.get(other, []) for other in later)
+            if any(Phase.READY in self._story.phases.get(other, []) for other in later):
+                kill.beside = kill.beside or tuple(f"{process.pid} {process.name}" for process in left)
             if time.monotonic() > deadline_s:
                 kill.left = tuple(f"{process.pid} {process.name}" for process in left)
                 return
@@ -395,7 +396,7 @@ def judge(kill: Kill) -> None:
     if kill.left:
         found.append(f"left after {GONE_S:.0f} s: {', '.join(kill.left)}")
     if kill.beside:
-        found.append("the next engine was started beside it")
+        found.append(f"the next engine was started beside {', '.join(kill.beside)}")
     kill.wrong = "; ".join(found)
 
 
@@ -469,7 +470,7 @@ def show(storm: Storm) -> bool:
     print("\n" + rows(("killed", "until nothing is left, median s", "longest s"), gone(kills)))
     wrong = [kill for kill in kills if kill.wrong]
     orphans = sum(bool(kill.left) for kill in kills)
-    beside = sum(kill.beside for kill in kills)
+    beside = sum(bool(kill.beside) for kill in kills)
     print(
         f"\n{len(kills)} kills: {orphans} attempts left a process behind, {beside} had the next engine started beside, "
         f"{len(wrong)} are wrong in any way. {len(storm.untouched)} more attempts were not hit in time."

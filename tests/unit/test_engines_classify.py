@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -43,12 +44,25 @@ CATALOGUE = [
     ("llama_server_0.5_not_gguf", Reason.MODEL_MISSING, "gguf_init_from_reader: invalid magic characters"),
     ("llama_server_0.5_kv_too_large", Reason.ENGINE_OOM, "ggml_backend_cpu_buffer_type_alloc_buffer: failed to alloc"),
     ("llama_server_0.5_port_in_use", Reason.PORT_TAKEN, "srv start: couldn't bind HTTP server socket"),
+    ("sglang_0.5.23_unknown_flag", Reason.ENGINE_REJECTED_ARGS, "unrecognized arguments: --frobnicate=1"),
+    ("sglang_0.5.23_bad_choice", Reason.ENGINE_REJECTED_ARGS, "argument --schedule-policy: invalid choice: 'lifo'"),
+    ("sglang_0.5.23_bad_type", Reason.ENGINE_REJECTED_ARGS, "argument --chunked-prefill-size: invalid int value"),
+    (
+        "sglang_0.5.23_chunk_and_page",
+        Reason.ENGINE_REJECTED_ARGS,
+        "AssertionError: chunked_prefill_size must be divisible by page_size",
+    ),
+    ("sglang_0.5.23_no_model", Reason.MODEL_MISSING, "OSError: Repo id must be in the form"),
+    ("sglang_0.5.23_port_in_use", Reason.PORT_TAKEN, "ERROR: [Errno 98] error while attempting to bind"),
+    ("sglang_0.5.23_no_memory_for_cache", Reason.ENGINE_OOM, "ValueError: Loaded weights leave no GPU memory for the"),
+    ("sglang_0.5.23_no_gpu_driver", Reason.ENGINE_EXITED_ON_START, "RuntimeError: 0 active drivers"),
 ]
+UNDER_LOAD = "sglang_0.5.23_scheduler_killed"
 
 
 def test_every_golden_log_is_used() -> None:
     there = {path.stem for path in GOLDEN.glob("*.log") if not path.stem.startswith("vllm_")}
-    assert there == {name for name, *_ in CATALOGUE}
+    assert there == {UNDER_LOAD, *(name for name, *_ in CATALOGUE)}
 
 
 @pytest.mark.parametrize(("name", "reason", "line"), CATALOGUE)
@@ -169,6 +183,24 @@ def test_lines_of_engines_not_run_here(text: str, reason: Reason, line: str) -> 
     found = classify_start(ExitStatus(code=1), timed_out=False, log_text=f"begin\n{text}\n", engine="it")
     assert found[0] is reason, found
     assert found[1].startswith(line)
+
+
+def test_sglangs_scheduler_killed_under_load() -> None:
+    text = (GOLDEN / f"{UNDER_LOAD}.log").read_text()
+    itself = ExitStatus(signal=9)  # its server ends itself with SIGKILL, five seconds later
+    found = classify_load(itself, hung=False, failed_share=1.0, log_text=text, engine="sglang")
+    assert found[0] is Reason.ENGINE_CRASHED_UNDER_LOAD
+    assert re.match(r"Subprocess scheduler_0 \(pid=\d+\) crashed with exit code -9", found[1])
+
+
+def test_what_comes_after_the_argument_check_is_no_refusal_of_arguments() -> None:
+    early = (GOLDEN / "sglang_0.5.23_chunk_and_page.log").read_text()
+    for text, reason in (
+        (early, Reason.ENGINE_REJECTED_ARGS),
+        (f"[2026-11-22 09:26:13] server_args={{}}\n{early}", Reason.ENGINE_EXITED_ON_START),
+        (f"{early}\nTraceback (most recent call last):\nValueError: else\n", Reason.ENGINE_EXITED_ON_START),
+    ):
+        assert classify_start(ExitStatus(code=1), timed_out=False, log_text=text, engine="it")[0] is reason
 
 
 def test_an_engine_that_kills_itself_was_not_short_of_memory() -> None:

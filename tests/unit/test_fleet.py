@@ -149,6 +149,25 @@ async def test_a_question_ends_with_the_wait_for_it(how: str) -> None:
         await left.wait()
 
 
+async def test_a_port_that_others_serve_is_not_waited_for(tmp_path: Path) -> None:
+    async with asyncio.timeout(DEADLINE_S), serving(refuse) as port:
+        fleet = fleet_on(port, folder=tmp_path)
+        await fleet.start(attempt_id="s/0/1", state_dir=tmp_path, cgroups=None)
+        try:
+            trouble = await fleet.ready(lambda _: PROMPTING, asyncio.get_running_loop().time() + NEVER_S)
+        finally:
+            await fleet.stop(DEADLINE_S, DEADLINE_S)
+    assert trouble is not None
+    assert (trouble.foreign, trouble.exit) == (True, None)
+    assert str(port) in trouble.detail
+
+
+async def refuse(_: bytes, __: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Not the engine: it has no such path."""
+    writer.write(b"HTTP/1.1 404 Not Found\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+    await writer.drain()
+
+
 async def stopped(folder: Path, port: int) -> Fleet:
     """A fleet whose engine has run, never listened, and is gone."""
     fleet = fleet_on(port, folder=folder)

@@ -17,7 +17,7 @@ from scoot.agent.host import logs
 from scoot.agent.host.cgroup import CgroupSupport
 from scoot.agent.host.ports import port_is_free
 from scoot.agent.host.process import EngineProcess, ExitStatus, StopReport, spawn_engine
-from scoot.agent.listener import is_served_by, users_of
+from scoot.agent.listener import is_served, is_served_by, users_of
 from scoot.wire.spec import Config
 
 _POLL_FIRST_S: Final = 0.05
@@ -25,6 +25,7 @@ _POLL_MAX_S: Final = 1.0
 _HEALTH_TIMEOUT_S: Final = 5.0
 _INFO_TIMEOUT_S: Final = 5.0
 _EXIT_WAIT_S: Final = 3.0
+_TAKEN: Final = 2
 
 
 class ReplicaTrouble(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,7 +102,8 @@ class Fleet:
     async def ready(self, prompting: Callable[[LaunchRequest], Prompting], deadline_s: float) -> ReplicaTrouble | None:
         """Wait until every replica is healthy and has answered one completion; None when all have.
 
-        `deadline_s` is a time of the event loop's clock; trouble without an exit means that it has passed.
+        `deadline_s` is a time of the event loop's clock; trouble without an exit means that it has passed, or that
+        another process serves the port: some engines find that out and do not end.
         """
         tasks = [
             asyncio.create_task(self._ready(index, prompting(launch), deadline_s))
@@ -118,10 +120,8 @@ class Fleet:
             await asyncio.wait(tasks)
         for index, engine in self._engines.items():
             engine.refresh()
-            port, pids = self.launches[index].port, [process.pid for process in engine.members()]
-            if not await asyncio.to_thread(is_served_by, port, pids):
-                detail = f"port {port} is served by another process"
-                return ReplicaTrouble(replica=index, exit=None, foreign=True, detail=detail)
+            if not await asyncio.to_thread(self._is_served, index):
+                return self._foreign(index)
         return None
 
     async def _ready(self, index: int, prompting: Prompting, deadline_s: float) -> ReplicaTrouble | None:
@@ -129,6 +129,7 @@ class Fleet:
         exited = self._engines[index].exited
         pause_s = _POLL_FIRST_S
         detail = "was not asked"
+        taken = 0
         while (left_s := deadline_s - loop.time()) > 0:
             answer = await self._ask(
                 index, prompting, [exited], timeout_s=left_s, health_timeout_s=min(left_s, _HEALTH_TIMEOUT_S)
@@ -137,11 +138,27 @@ class Fleet:
                 if answer.ok and not exited.done():
                     return None
                 detail = answer.shown
+                # Twice in a row: a process that the engine starts may listen before it is known as the engine's.
+                taken = taken + 1 if await asyncio.to_thread(self._is_taken, index) else 0
+                if taken >= _TAKEN and not exited.done():
+                    return self._foreign(index)
                 await asyncio.wait({exited}, timeout=min(pause_s, max(0.0, deadline_s - loop.time())))
                 pause_s = min(2 * pause_s, _POLL_MAX_S)
             if exited.done():
                 return ReplicaTrouble(replica=index, exit=exited.result(), detail=detail)
         return ReplicaTrouble(replica=index, exit=None, detail=detail)
+
+    def _is_served(self, index: int) -> bool:
+        """Whether a replica's own processes listen on its port. Blocks."""
+        return is_served_by(self.launches[index].port, [process.pid for process in self._engines[index].members()])
+
+    def _is_taken(self, index: int) -> bool:
+        """Whether others do instead. Blocks."""
+        return is_served(self.launches[index].port) and not self._is_served(index)
+
+    def _foreign(self, index: int) -> ReplicaTrouble:
+        detail = f"port {self.launches[index].port} is served by another process"
+        return ReplicaTrouble(replica=index, exit=None, foreign=True, detail=detail)
 
     async def check(
         self,

@@ -40,6 +40,11 @@ def is_served_by(port: int, pids: Iterable[int]) -> bool:
     return any(_held(pid, wanted) for pid in pids)
 
 
+def is_served(port: int) -> bool:
+    """Whether anybody listens on `port`. Blocks for a look at the kernel's table."""
+    return any(each.listens for each in _sockets_now(port))
+
+
 def users_of(port: int) -> frozenset[int] | None:
     """The processes that may be this user's and have a socket on `port`; None where they cannot be told.
 

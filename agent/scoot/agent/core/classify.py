@@ -28,7 +28,7 @@ _EXCEPTION: Final = re.compile(
 )
 _FATAL: Final = re.compile(
     r"^(?:terminate called|Fatal Python error|Segmentation fault|double free|free\(\): |malloc\(\): |Aborted\b)|"
-    r"std::bad_alloc|CUDA error: |NCCL error|panicked at|"
+    r"std::bad_alloc|CUDA error: |NCCL error|panicked at|^Subprocess \S+ \(pid=\d+\) crashed with exit code|"
     r"^(?:ERROR:\s+)?\[Errno \d+\] |^/\S+: (?:No module named|Error while finding module specification)|"
     r"cudaMalloc failed|(?:failed|unable) to allocate\b|invalid magic characters|error loading model|"
     r"failed to open GGUF|failed to initialize the context|couldn't bind HTTP server socket"
@@ -36,11 +36,12 @@ _FATAL: Final = re.compile(
 """What native code, uvicorn and a bare interpreter say before they end; believed only when no exception is there."""
 _PREFIX: Final = re.compile(
     r"^(?:\d+\.\d\d\.\d{3}\.\d{3} [A-Z] )?(?:\[rank\d+\]:\s)?"
+    r"(?:\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?: [A-Z]+\d+)*\]\s)?"
     r"(?:\((?P<who>[A-Za-z_]+)\S*\s[^)]*\)\s+)?"
     r"(?:(?P<level>[A-Z]+)\s+\d\S*\s\S+\s+(?:\[[^\]]*\]|[^\]\s]+:\d+\])\s?)?"
 )
-"""llama.cpp's clock, torch's rank, vLLM's process name (newer releases) and logging head (older releases leave out its
-first bracket); each may be missing: it always matches."""
+"""llama.cpp's clock, torch's rank, SGLang's clock and rank, vLLM's process name (newer releases) and logging head
+(older releases leave out its first bracket); each may be missing: it always matches."""
 _INNER: Final = frozenset(
     {
         "EngineCore",
@@ -77,6 +78,12 @@ _REFUSED: Final = re.compile(
     r"^(?:\w+\.)*(?:TypeError: .*(?:unexpected keyword argument|got an unexpected)|ArgumentError\b|UsageError\b|"
     r"ValueError: Unsupported (?:attention implementation|dtype|quantization method)\b)"
 )
+_CHECKING: Final = re.compile(
+    r'^\s+File "[^"]*/(?:sglang/srt/(?:server_args|arg_groups/\w+)|vllm/engine/arg_utils)\.py", line \d+, in '
+)
+"""A traceback's way through an argument check, whose exceptions are plain ones."""
+_PAST_CHECKS: Final = re.compile(r"\bserver_args=|Initializing a \S+ LLM engine")
+"""What SGLang and vLLM log once their argument checks are behind them."""
 _OOM: Final = re.compile(
     r"torch\.(?:cuda\.)?OutOfMemoryError|CUDA out of memory|CUDA error: out of memory|HIP out of memory|"
     r"No available memory for the cache blocks|leave no (?:GPU )?memory for the KV cache|"
@@ -270,12 +277,34 @@ def root_cause(lines: list[str]) -> str:
     return _find_cause(lines)[1]
 
 
+class _ArgumentChecks:
+    """Follows tracebacks through a log.
+
+    Attributes:
+        failed: the exception at the end of the traceback being read came out of an argument check.
+    """
+
+    def __init__(self) -> None:
+        self.failed = False
+        self._past = False
+
+    def read(self, text: str) -> None:
+        """Take up a line."""
+        self._past = self._past or _PAST_CHECKS.search(text) is not None
+        if self._past or "Traceback (most recent call last)" in text:
+            self.failed = False
+        elif _CHECKING.match(text):
+            self.failed = True
+
+
 def _find_cause(lines: list[str]) -> tuple[bool, str]:
     """(whether the engine refused its arguments, root-cause line)."""
     plain: tuple[bool, str] | None = None
     generic = fatal = ""
+    checks = _ArgumentChecks()
     for index, line in enumerate(lines):
         who, level, text = _split(line)
+        checks.read(text)
         complaint = _PARSER.match(text)
         if complaint is not None:
             return True, text[complaint.end() :]
@@ -285,7 +314,7 @@ def _find_cause(lines: list[str]) -> tuple[bool, str]:
             continue
         if level in _MILD:
             continue
-        refused = _REFUSED.match(text) is not None
+        refused = checks.failed or _REFUSED.match(text) is not None
         if _PYDANTIC.match(text) and index + 1 < len(lines):
             text = _validation(text, [_split(line)[2] for line in lines[index + 1 : index + 3]])
             refused = True
