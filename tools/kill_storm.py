@@ -323,13 +323,14 @@ class Storm:
         """Until nothing is left of the attempt."""
         deadline_s = time.monotonic() + GONE_S
         while True:
+            self._story.read()  # before the look, which takes a while: what is alive then was beside a later engine
+            later = self._story.attempts[self._story.attempts.index(kill.attempt) + 1 :]
+            started = any(Phase.READY in self._story.phases.get(other, []) for other in later)
             left = await asyncio.to_thread(self._alive, kill)
-            self._story.read()
             kill.gone_s = time.monotonic() - at_s
             if not left:
                 return
-            later = self._story.attempts[self._story.attempts.index(kill.attempt) + 1 :]
-            if any(Phase.READY in self._story.phases.get(other, []) for other in later):
+            if started:
                 kill.beside = kill.beside or tuple(f"{process.pid} {process.name}" for process in left)
             if time.monotonic() > deadline_s:
                 kill.left = tuple(f"{process.pid} {process.name}" for process in left)
