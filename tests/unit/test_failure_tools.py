@@ -125,9 +125,9 @@ def test_what_is_left_is_wrong_whatever_the_blame() -> None:
     kill_storm.judge(left)
     assert "EngineCore" in left.wrong
     beside = kill(Part.AGENT, Moment.READY, Reason.HOST_LOST)
-    beside.beside = True
+    beside.beside = ("8 VLLM::EngineCore",)
     kill_storm.judge(beside)
-    assert "beside" in beside.wrong
+    assert "beside 8 VLLM::EngineCore" in beside.wrong
 
 
 def test_moments() -> None:
