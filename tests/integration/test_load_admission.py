@@ -42,13 +42,10 @@ class Counting:
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection; its requests follow one another."""
         up_reader, up_writer = await asyncio.open_connection(self._engine.hostname, self._engine.port)
-        try:
+        with contextlib.closing(up_writer), contextlib.closing(writer):
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._up(reader, up_writer))
                 group.create_task(self._down(up_reader, writer))
-        finally:
-            up_writer.close()
-            writer.close()
 
     async def _up(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
@@ -77,8 +74,10 @@ async def counted(*arguments: str) -> AsyncIterator[tuple[str, Counting]]:
     async with mock_engine(*arguments) as url:
         counting = Counting(url)
         tasks: set[asyncio.Task[None]] = set()
+        writers: list[asyncio.StreamWriter] = []
 
         def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writers.append(writer)
             tasks.add(asyncio.get_running_loop().create_task(counting.serve(reader, writer)))
 
         server = await asyncio.start_server(connected, "127.0.0.1", 0)
@@ -89,6 +88,9 @@ async def counted(*arguments: str) -> AsyncIterator[tuple[str, Counting]]:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            for writer in writers:  # a task that was cancelled before it began has closed nothing
+                writer.close()
+            await asyncio.gather(*(writer.wait_closed() for writer in writers), return_exceptions=True)
 
 
 def limited(most: int | None, rate: float = 100.0) -> Arrivals:
@@ -175,7 +177,7 @@ async def test_who_is_never_admitted_has_timed_out(
     assert batch.admitted_us is not None
     never = batch.admitted_us == NONE_US
     assert np.array_equal(never, batch.sent_us == NONE_US)
-    assert 30 - never.sum() == counting.asked < 30
+    assert counting.asked <= 30 - never.sum() < 30, "one may end before the server has read it"
     assert (batch.end_us[never] != NONE_US).all()
     assert audits[0].dropped == 0, "not the load generator's fault"
 
