@@ -178,7 +178,7 @@ CASES: Final[tuple[Case, ...]] = (
         name="port taken again",
         reason=Reason.PORT_TAKEN,
         phase=Phase.READY,
-        says="Address already in use",
+        says="is served by another process",
         deed=port_taken(2),
     ),
     Case(
