@@ -184,6 +184,12 @@ async def test_earlier_releases_keep_their_parser_elsewhere(packages: Path, sett
     assert "log_level" not in found.by_name, "the server's own options are not known there"
 
 
+async def test_a_release_whose_parser_is_nowhere_says_so(packages: Path, settings: EngineSettings) -> None:
+    (packages / "vllm/utils/argparse_utils.py").unlink()
+    async with Oracle(settings) as oracle:
+        assert "no FlexibleArgumentParser in vllm.utils" in why(await oracle.check({}))
+
+
 async def test_what_a_configuration_comes_to(settings: EngineSettings) -> None:
     async with Oracle(settings) as oracle:
         base = effective(await oracle.check({}))

@@ -72,6 +72,8 @@ class VllmArguments:
         # Descriptions are collected only for a process that is asked for help.
         vars(self._arguments)["NEEDS_HELP"] = True
         kind = _first(_CLASSES, "FlexibleArgumentParser")
+        if kind is None:
+            raise ImportError(f"no FlexibleArgumentParser in {' or '.join(_CLASSES)}")
         parser = kind(prog="vllm", allow_abbrev=False, add_help=False)
         make = _first(_PARSERS, "make_arg_parser") or self._arguments.AsyncEngineArgs.add_cli_args
         made = make(parser)
